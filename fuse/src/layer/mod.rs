@@ -1,0 +1,13 @@
+//! What a layer is, on disk.
+//!
+//! A layer is a tree of files with marks in it: whiteouts, opaque directories, redirects. [`marks`] knows
+//! what the marks look like, [`entry`] turns one name of a layer into what it means, [`source`] is the seam
+//! behind which a layer stands, [`read`] reads one from a directory, [`upper`] is the only writer, and
+//! [`probe`] finds out what a disk can do.
+
+pub mod entry;
+pub mod marks;
+pub mod probe;
+pub mod read;
+pub mod source;
+pub mod upper;

@@ -1,0 +1,324 @@
+//! Reading a layer that is a directory.
+//!
+//! All access goes through descriptors below the root of the layer, opened so that no symlink is followed and
+//! the root is never left. Directories that are in use keep an O_PATH descriptor in a bounded cache; a file
+//! is then a name in one of them.
+
+use crate::error::{Error, Result};
+use crate::idmap::OverrideName;
+use crate::layer::entry::{DirContext, Found, LayerEntry, Marks, judge, must_read_marks};
+use crate::layer::marks::Origin;
+use crate::layer::source::{LayerPath, LayerSource};
+use crate::sys::dir::{Listed, RawName};
+use crate::sys::open::DirMode;
+use crate::sys::stat::{FsStat, Stat};
+use crate::sys::xattr::Names;
+use crate::sys::{self, Place};
+use crate::types::Kind;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::hash::Hash;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A layer in a directory.
+pub struct DirLayer {
+    path: PathBuf,
+    root: OwnedFd,
+    overrides: Option<OverrideName>,
+    uuid: Option<[u8; 16]>,
+    dirs: FdCache<LayerPath>,
+}
+
+impl DirLayer {
+    /// Opens the layer in the directory `path`, which may be relative and may be a symlink.
+    ///
+    /// # Errors
+    /// With the path named: ENOENT, ENOTDIR, EACCES as `open(2)`.
+    pub fn open(path: &Path, cached_dirs: usize) -> Result<DirLayer> {
+        let opened = sys::open::open_root(path).and_then(|root| {
+            let overrides = find_override(Place::dir(&root))?;
+            Ok((root, overrides))
+        });
+        let (root, overrides) =
+            opened.map_err(|e| e.during("open lower layer", path.display().to_string()))?;
+        let uuid = sys::open::open_dir_at(root.as_fd(), b".", DirMode::List)
+            .and_then(|fd| sys::node::fs_uuid(fd.as_fd()))
+            .ok();
+        Ok(DirLayer { path: path.to_owned(), root, overrides, uuid, dirs: FdCache::new(cached_dirs) })
+    }
+
+    /// The root directory.
+    pub fn root_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    fn dir(&self, dir: &LayerPath) -> Result<Arc<OwnedFd>> {
+        self.dirs.get_or_open(dir, || sys::open::open_dir_beneath(self.root.as_fd(), dir, DirMode::Base))
+    }
+
+    fn at<T>(
+        &self,
+        dir: &LayerPath,
+        name: &[u8],
+        f: impl FnOnce(BorrowedFd<'_>, &[u8]) -> Result<T>,
+    ) -> Result<T> {
+        let name = if name.is_empty() { b"." } else { name };
+        if dir.is_empty() {
+            return f(self.root.as_fd(), name);
+        }
+        f(self.dir(dir)?.as_fd(), name)
+    }
+}
+
+/// The attribute on the root of a layer that turns stat overrides on for it.
+///
+/// # Errors
+/// Those of the disk.
+pub fn find_override(root: Place<'_>) -> Result<Option<OverrideName>> {
+    let names = sys::xattr::list(root)?;
+    Ok(OverrideName::ALL.into_iter().find(|o| names.contains(o.xattr().to_bytes())))
+}
+
+/// Reads what the directory at `dir` says about `name`: attributes first, marks where there is a reason.
+///
+/// # Errors
+/// Those of the disk.
+pub fn read_entry(
+    dir: BorrowedFd<'_>,
+    context: DirContext,
+    overrides: Option<OverrideName>,
+    name: &[u8],
+) -> Result<LayerEntry> {
+    let place = Place::At(dir, name);
+    match sys::stat::stat(place) {
+        Ok(stat) => judge_at(place, stat, context, overrides),
+        Err(e) if e.is_absent() => Ok(LayerEntry::Absent),
+        Err(e) => Err(e),
+    }
+}
+
+/// As [`read_entry`], for attributes that are known already.
+///
+/// # Errors
+/// Those of the disk.
+pub fn judge_at(
+    place: Place<'_>,
+    stat: Stat,
+    context: DirContext,
+    overrides: Option<OverrideName>,
+) -> Result<LayerEntry> {
+    let marks = if must_read_marks(&stat, context, overrides.is_some()) {
+        read_marks(place, overrides)?
+    } else {
+        Marks::default()
+    };
+    if marks.redirect_is_broken {
+        return Err(Error::new(
+            libc::EIO,
+            "read redirect",
+            "overlay attribute",
+            "the value is not a path; remove it or the directory",
+        ));
+    }
+    Ok(judge(stat, marks, context))
+}
+
+/// Reads the marks of the file at `place`.
+///
+/// # Errors
+/// Those of the disk; a directory that may not be read has none.
+pub fn read_marks(place: Place<'_>, overrides: Option<OverrideName>) -> Result<Marks> {
+    let names = match sys::xattr::list(place) {
+        Ok(names) => names,
+        Err(e) if e.is_denied() || e.errno() == libc::ENOSYS => return Ok(Marks::default()),
+        Err(e) => return Err(e),
+    };
+    if names.is_empty() {
+        return Ok(Marks::default());
+    }
+    Marks::read(&names, overrides, |attribute| sys::xattr::get_value(place, attribute))
+}
+
+/// True if `name` is a regular, empty file that is not marked as literal.
+///
+/// # Errors
+/// Those of the disk.
+pub fn is_mark_file(dir: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
+    let place = Place::At(dir, name);
+    match sys::stat::stat(place) {
+        Ok(stat) if stat.kind() == Kind::File && stat.size == 0 => Ok(!read_marks(place, None)?.literal),
+        Ok(_) => Ok(false),
+        Err(e) if e.is_absent() || e.errno() == libc::ENAMETOOLONG => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// The origin of a file for its copy: its handle and the UUID of its file system.
+pub fn origin_at(dir: BorrowedFd<'_>, name: &[u8], uuid: Option<[u8; 16]>) -> Option<Origin> {
+    let (kind, handle) = sys::node::file_handle(dir, name).ok()?;
+    Some(Origin { uuid: uuid.unwrap_or_default(), kind: u8::try_from(kind).ok()?, handle })
+}
+
+impl LayerSource for DirLayer {
+    fn describe(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn root(&self) -> Result<Found> {
+        match read_entry(self.root.as_fd(), DirContext::default(), self.overrides, b".")? {
+            LayerEntry::Found(found) => Ok(*found),
+            LayerEntry::Absent | LayerEntry::Whiteout => Err(Error::from_errno(libc::ENOENT)),
+        }
+    }
+
+    fn overrides(&self) -> Option<OverrideName> {
+        self.overrides
+    }
+
+    fn entry(&self, dir: &LayerPath, context: DirContext, name: &[u8]) -> Result<LayerEntry> {
+        self.at(dir, name, |dir, name| read_entry(dir, context, self.overrides, name))
+    }
+
+    fn has_mark_file(&self, dir: &LayerPath, name: &[u8]) -> Result<bool> {
+        self.at(dir, name, is_mark_file)
+    }
+
+    fn list(&self, dir: &LayerPath, reads: usize, each: &mut dyn FnMut(RawName<'_>)) -> Result<Listed> {
+        let fd = self.at(dir, b"", |dir, name| sys::open::open_dir_at(dir, name, DirMode::List))?;
+        sys::dir::list(fd.as_fd(), reads, each)
+    }
+
+    fn open(&self, dir: &LayerPath, name: &[u8]) -> Result<OwnedFd> {
+        self.at(dir, name, |dir, name| {
+            let flags = libc::O_RDONLY | libc::O_NONBLOCK;
+            // Without O_NOATIME reading a layer would write to it; only its owner may ask for that.
+            match sys::open::open_at(dir, name, flags | libc::O_NOATIME, 0) {
+                Err(e) if e.errno() == libc::EPERM => sys::open::open_at(dir, name, flags, 0),
+                other => other,
+            }
+        })
+    }
+
+    fn read_link(&self, dir: &LayerPath, name: &[u8]) -> Result<Vec<u8>> {
+        self.at(dir, name, sys::node::read_link)
+    }
+
+    fn xattr(&self, dir: &LayerPath, name: &[u8], attribute: &CStr) -> Result<Option<Vec<u8>>> {
+        self.at(dir, name, |dir, name| sys::xattr::get_value(Place::At(dir, name), attribute))
+    }
+
+    fn xattr_names(&self, dir: &LayerPath, name: &[u8]) -> Result<Names> {
+        self.at(dir, name, |dir, name| sys::xattr::list(Place::At(dir, name)))
+    }
+
+    fn origin(&self, dir: &LayerPath, name: &[u8]) -> Option<Origin> {
+        self.at(dir, name, |dir, name| Ok(origin_at(dir, name, self.uuid))).ok().flatten()
+    }
+
+    fn uuid(&self) -> Option<[u8; 16]> {
+        self.uuid
+    }
+
+    fn stat_fs(&self) -> Result<FsStat> {
+        sys::stat::stat_fs(self.root.as_fd())
+    }
+}
+
+/// Open descriptors that can be had again: a bounded cache.
+///
+/// A descriptor that is in use outlives its eviction. When full, the entries that were not used since the
+/// last sweep go, half of the rest if all were used.
+pub struct FdCache<K> {
+    shards: Box<[Mutex<Shard<K>>]>,
+    per_shard: usize,
+}
+
+struct Shard<K> {
+    open: HashMap<K, Slot>,
+}
+
+struct Slot {
+    fd: Arc<OwnedFd>,
+    used: bool,
+}
+
+/// A power of two, so that picking a shard is a mask; 16 threads seldom meet.
+const SHARDS: usize = 16;
+
+impl<K: Hash + Eq + Clone> FdCache<K> {
+    /// A cache of about `capacity` descriptors.
+    pub fn new(capacity: usize) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::new(Shard { open: HashMap::new() })).collect();
+        FdCache { shards, per_shard: (capacity / SHARDS).max(2) }
+    }
+
+    fn shard(&self, key: &K) -> &Mutex<Shard<K>> {
+        use std::hash::BuildHasher;
+        let hash = std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default().hash_one(key);
+        &self.shards[hash as usize % SHARDS]
+    }
+
+    /// The descriptor for `key`, opened if it is not there. No lock is held while it is opened.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn get_or_open(&self, key: &K, open: impl FnOnce() -> Result<OwnedFd>) -> Result<Arc<OwnedFd>> {
+        if let Some(fd) = self.get(key) {
+            return Ok(fd);
+        }
+        let fd = match open() {
+            Err(e) if e.errno() == libc::EMFILE || e.errno() == libc::ENFILE => {
+                self.clear();
+                return Err(e);
+            }
+            other => Arc::new(other?),
+        };
+        self.put(key.clone(), Arc::clone(&fd));
+        Ok(fd)
+    }
+
+    /// The descriptor for `key`, if it is there.
+    pub fn get(&self, key: &K) -> Option<Arc<OwnedFd>> {
+        let mut shard = self.shard(key).lock();
+        let slot = shard.open.get_mut(key)?;
+        slot.used = true;
+        Some(Arc::clone(&slot.fd))
+    }
+
+    /// Keeps a descriptor, in place of one that may be there.
+    pub fn put(&self, key: K, fd: Arc<OwnedFd>) {
+        let mut dropped = Vec::new();
+        let mut shard = self.shard(&key).lock();
+        if shard.open.len() >= self.per_shard {
+            let mut keep = self.per_shard / 2;
+            shard.open.retain(|_, slot| {
+                let stays = std::mem::take(&mut slot.used) && keep > 0;
+                keep -= usize::from(stays);
+                if !stays {
+                    dropped.push(Arc::clone(&slot.fd));
+                }
+                stays
+            });
+        }
+        let old = shard.open.insert(key, Slot { fd, used: false });
+        drop(shard);
+        drop((old, dropped));
+    }
+
+    /// Forgets `key`.
+    pub fn remove(&self, key: &K) -> Option<Arc<OwnedFd>> {
+        let removed = self.shard(key).lock().open.remove(key);
+        removed.map(|slot| slot.fd)
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        for shard in &self.shards {
+            let open = std::mem::take(&mut shard.lock().open);
+            drop(open);
+        }
+    }
+}

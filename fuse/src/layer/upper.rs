@@ -1,0 +1,570 @@
+//! The only writer: how the upper layer changes.
+//!
+//! Nothing appears half made under its name. What takes more than one step is built in the work directory
+//! and published by one rename; what must vanish together with a whiteout appearing is swapped out to the
+//! work directory by one rename and deleted there. The work directory is emptied at the next mount.
+//!
+//! Nothing in here knows of nodes or of the layers below: callers say which directory, which name.
+
+use crate::error::{Error, Result};
+use crate::idmap::{OverrideKind, OverrideName, Owner, StatOverride};
+use crate::layer::entry::DirContext;
+use crate::layer::marks::{self, Mark, Namespace};
+use crate::layer::probe::{self, Abilities, WhiteoutForm, Wishes};
+use crate::layer::read::{self, FdCache};
+use crate::sys::dir::RawName;
+use crate::sys::node::RenameMode;
+use crate::sys::open::DirMode;
+use crate::sys::stat::Stat;
+use crate::sys::xattr::SetMode;
+use crate::sys::{self, Place};
+use crate::types::{Device, Ino, Kind};
+use parking_lot::Mutex;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// Whether changes are brought to the disk before they count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// A copied-up file is synced before it is published; fsync does what it says.
+    #[default]
+    Durable,
+    /// Nothing is synced: after a crash of the machine the upper layer is to be thrown away.
+    Volatile,
+}
+
+/// When owners, modes and types are kept in an attribute instead of the inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OverridePolicy {
+    /// Where the disk refuses them.
+    #[default]
+    WhenRefused,
+    /// Never: what the disk refuses fails.
+    Never,
+    /// Always, in this attribute.
+    Always(OverrideName),
+}
+
+/// How an upper layer is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UpperOptions {
+    /// See [`Wishes`].
+    pub wishes: Wishes,
+    /// See [`Durability`].
+    pub durability: Durability,
+    /// See [`OverridePolicy`].
+    pub overrides: OverridePolicy,
+    /// How many directories are kept open.
+    pub cached_dirs: usize,
+}
+
+/// The upper layer.
+pub struct Upper {
+    root: OwnedFd,
+    work: OwnedFd,
+    /// Held to keep other mounts off the work directory; `None` if one was there first.
+    _lock: Option<OwnedFd>,
+    abilities: Abilities,
+    durability: Durability,
+    policy: OverridePolicy,
+    /// The attribute in use, as an index into [`OverrideName::ALL`], or [`NO_OVERRIDE`].
+    overrides: AtomicU8,
+    uuid: Option<[u8; 16]>,
+    device: u64,
+    next_temp: AtomicU64,
+    /// The name in the work directory of a whiteout that can be linked.
+    whiteout: Mutex<Option<Vec<u8>>>,
+    /// Descriptors of upper directories, by inode number.
+    pub(crate) dirs: FdCache<Ino>,
+    warning: Option<String>,
+}
+
+const NO_OVERRIDE: u8 = u8::MAX;
+
+/// How long a mount waits for another one to let go of the work directory, in steps of 20 ms: a server that
+/// was just unmounted needs a moment to end.
+const LOCK_TRIES: usize = 50;
+
+impl Upper {
+    /// Opens the upper layer and empties its work directory, which is made if it is missing.
+    ///
+    /// # Errors
+    /// With the directory named: it is missing, is no directory, is not writable, or the two are not on one
+    /// file system (EXDEV).
+    pub fn open(upper: &Path, work: &Path, options: UpperOptions) -> Result<Upper> {
+        let root = sys::open::open_root(upper)
+            .map_err(|e| e.during("open upper layer", upper.display().to_string()))?;
+        let device = sys::stat::stat(Place::dir(&root))?.dev;
+        let (work_fd, lock) =
+            open_work(work).map_err(|e| e.during("open work directory", work.display().to_string()))?;
+        if sys::stat::stat(Place::dir(&work_fd))?.dev != device {
+            return Err(Error::new(
+                libc::EXDEV,
+                "open work directory",
+                work.display().to_string(),
+                format!("not on the file system of upperdir {}; choose one beside it", upper.display()),
+            ));
+        }
+        let warning = lock.is_none().then(|| {
+            format!("work directory {} is in use by another mount; results are undefined", work.display())
+        });
+        if lock.is_some() {
+            empty_dir(work_fd.as_fd(), 0)
+                .map_err(|e| e.during("empty work directory", work.display().to_string()))?;
+        }
+        let abilities = probe::probe(work_fd.as_fd(), options.wishes)
+            .map_err(|e| e.during("write to work directory", work.display().to_string()))?;
+        let uuid = sys::open::open_dir_at(root.as_fd(), b".", DirMode::List)
+            .and_then(|fd| sys::node::fs_uuid(fd.as_fd()))
+            .ok();
+        let found = match options.overrides {
+            OverridePolicy::Always(name) => Some(name),
+            OverridePolicy::Never => None,
+            OverridePolicy::WhenRefused => read::find_override(Place::dir(&root))?,
+        };
+        let opened = Upper {
+            root,
+            work: work_fd,
+            _lock: lock,
+            abilities,
+            durability: options.durability,
+            policy: options.overrides,
+            overrides: AtomicU8::new(NO_OVERRIDE),
+            uuid,
+            device,
+            next_temp: AtomicU64::new(0),
+            whiteout: Mutex::new(None),
+            dirs: FdCache::new(options.cached_dirs),
+            warning,
+        };
+        if let Some(name) = found {
+            opened.turn_overrides_on(name)?;
+        }
+        Ok(opened)
+    }
+
+    /// Something the user should know although the layer could be opened.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// The work directory.
+    pub fn work(&self) -> BorrowedFd<'_> {
+        self.work.as_fd()
+    }
+
+    /// What the disk can do.
+    pub fn abilities(&self) -> Abilities {
+        self.abilities
+    }
+
+    /// Whether changes are synced.
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    /// The device number of the disk.
+    pub fn device(&self) -> u64 {
+        self.device
+    }
+
+    /// The UUID of the file system, if it tells.
+    pub fn uuid(&self) -> Option<[u8; 16]> {
+        self.uuid
+    }
+
+    /// The attribute that overrides owners and modes, if one is in use.
+    pub fn overrides(&self) -> Option<OverrideName> {
+        OverrideName::ALL.get(usize::from(self.overrides.load(Ordering::Relaxed))).copied()
+    }
+
+    /// True if owners are kept in an attribute even where the disk would take them.
+    pub fn forces_overrides(&self) -> bool {
+        matches!(self.policy, OverridePolicy::Always(_))
+    }
+
+    fn turn_overrides_on(&self, name: OverrideName) -> Result<()> {
+        let place = Place::dir(&self.root);
+        if sys::xattr::get_value(place, name.xattr())?.is_none() {
+            let stat = sys::stat::stat(place)?;
+            let over = override_of(&stat);
+            sys::xattr::set(place, name.xattr(), &over.format(), SetMode::Any)
+                .map_err(|e| e.during("keep owners in an attribute", name.xattr().to_string_lossy()))?;
+        }
+        let index = OverrideName::ALL.iter().position(|n| *n == name).unwrap_or(0);
+        self.overrides.store(u8::try_from(index).unwrap_or(NO_OVERRIDE), Ordering::Relaxed);
+        Ok(())
+    }
+
+    // Marks ------------------------------------------------------------------------------------------------
+
+    /// True if marks can be written at all.
+    pub fn can_mark(&self) -> bool {
+        self.abilities.namespace.is_some()
+    }
+
+    /// The namespace for names that users of the mount set.
+    pub fn namespace(&self) -> Namespace {
+        self.abilities.namespace.unwrap_or(Namespace::User)
+    }
+
+    /// Writes a mark.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP if the disk takes none; else those of the disk.
+    pub fn set_mark(&self, place: Place<'_>, mark: Mark, value: &[u8]) -> Result<()> {
+        let namespace = self.abilities.namespace.ok_or(Error::from_errno(libc::EOPNOTSUPP))?;
+        sys::xattr::set(place, namespace.attribute(mark), value, SetMode::Any)
+    }
+
+    /// Removes a mark; it may be missing.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn remove_mark(&self, place: Place<'_>, mark: Mark) -> Result<()> {
+        let Some(namespace) = self.abilities.namespace else { return Ok(()) };
+        match sys::xattr::remove(place, namespace.attribute(mark)) {
+            Err(e) if e.is_no_attribute() => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Makes a directory hide those below it.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn make_opaque(&self, dir: BorrowedFd<'_>) -> Result<()> {
+        if self.can_mark() {
+            return self.set_mark(Place::dir(&dir), Mark::Opaque, b"y");
+        }
+        let flags = libc::O_CREAT | libc::O_WRONLY;
+        sys::open::open_at(dir, marks::OPAQUE_FILE, flags, 0o644).map(drop)
+    }
+
+    // Names ------------------------------------------------------------------------------------------------
+
+    /// A name in the work directory that nobody uses.
+    pub fn temp_name(&self) -> Vec<u8> {
+        let count = self.next_temp.fetch_add(1, Ordering::Relaxed);
+        format!("#{:x}.{count:x}", std::process::id()).into_bytes()
+    }
+
+    /// Makes a whiteout where the upper directory has nothing.
+    ///
+    /// # Errors
+    /// ENAMETOOLONG if the name has no room for `.wh.`; else those of the disk.
+    pub fn make_whiteout(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        match self.abilities.whiteout {
+            WhiteoutForm::Device => self.link_whiteout(dir, name),
+            WhiteoutForm::File => {
+                let marker = marks::aufs_whiteout(name).ok_or(Error::from_errno(libc::ENAMETOOLONG))?;
+                let flags = libc::O_CREAT | libc::O_WRONLY;
+                sys::open::open_at(dir, &marker, flags, 0o644).map(drop)
+            }
+        }
+    }
+
+    /// Links the shared whiteout, so that a thousand of them need one inode.
+    fn link_whiteout(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        let mut shared = self.whiteout.lock();
+        for _ in 0..2 {
+            let temp = match &*shared {
+                Some(temp) => temp.clone(),
+                None => {
+                    let temp = self.temp_name();
+                    sys::node::mknod(self.work(), &temp, libc::S_IFCHR, Device::default())?;
+                    shared.insert(temp).clone()
+                }
+            };
+            match sys::node::link(Place::At(self.work(), &temp), dir, name) {
+                // Too many links, or somebody emptied the work directory: take a new one.
+                Err(e) if e.is_link_limit() || e.is_absent() => *shared = None,
+                // Not on this disk, or not for us: each whiteout is an inode of its own.
+                Err(e) if e.is_denied() || e.is_cross_device() || e.is_unsupported() => {
+                    return sys::node::mknod(dir, name, libc::S_IFCHR, Device::default());
+                }
+                other => return other,
+            }
+        }
+        sys::node::mknod(dir, name, libc::S_IFCHR, Device::default())
+    }
+
+    /// Replaces an entry by a whiteout, in one step where the disk can do that, and deletes the entry.
+    ///
+    /// # Errors
+    /// Those of the disk; then the entry is still there.
+    pub fn replace_by_whiteout(&self, dir: BorrowedFd<'_>, name: &[u8], kind: Kind) -> Result<()> {
+        let temp = self.temp_name();
+        if self.abilities.whiteout == WhiteoutForm::File {
+            self.make_whiteout(dir, name)?;
+            sys::node::rename(dir, name, self.work(), &temp, RenameMode::Replace)?;
+        } else if kind != Kind::Dir {
+            self.link_whiteout(self.work(), &temp)?;
+            let renamed = sys::node::rename(self.work(), &temp, dir, name, RenameMode::Replace);
+            if renamed.is_err() {
+                let _ = sys::node::unlink(self.work(), &temp);
+            }
+            return renamed;
+        } else if self.abilities.exchange {
+            self.link_whiteout(self.work(), &temp)?;
+            let swapped = sys::node::rename(self.work(), &temp, dir, name, RenameMode::Exchange);
+            if swapped.is_err() {
+                let _ = sys::node::unlink(self.work(), &temp);
+            }
+            swapped?;
+        } else {
+            sys::node::rename(dir, name, self.work(), &temp, RenameMode::Replace)?;
+            self.make_whiteout(dir, name)?;
+        }
+        self.delete_temp(&temp, kind);
+        Ok(())
+    }
+
+    /// Takes an entry out of sight and deletes it.
+    ///
+    /// # Errors
+    /// Those of the disk; then the entry is still there.
+    pub fn remove_tree(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        let temp = self.temp_name();
+        sys::node::rename(dir, name, self.work(), &temp, RenameMode::Replace)?;
+        self.delete_temp(&temp, Kind::Dir);
+        Ok(())
+    }
+
+    /// Removes the whiteout of a name, if there is one. In the form of a device it *is* the name.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn remove_whiteout_file(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        let Some(marker) = marks::aufs_whiteout(name) else { return Ok(()) };
+        match sys::node::unlink(dir, &marker) {
+            Err(e) if e.is_absent() => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Deletes what was moved to the work directory; what cannot be deleted waits for the next mount.
+    pub fn delete_temp(&self, temp: &[u8], kind: Kind) {
+        if kind != Kind::Dir {
+            let _ = sys::node::unlink(self.work(), temp);
+            return;
+        }
+        if sys::node::rmdir(self.work(), temp).is_ok() {
+            return;
+        }
+        if let Ok(dir) = sys::open::open_dir_at(self.work(), temp, DirMode::List) {
+            let _ = empty_dir(dir.as_fd(), 0);
+        }
+        let _ = sys::node::rmdir(self.work(), temp);
+    }
+
+    // Owners and modes -------------------------------------------------------------------------------------
+
+    /// Gives a new file its owner, its mode, and what else the disk may refuse.
+    ///
+    /// `stat` is what the file has now. With `lossy` an owner that the disk refuses is given up silently.
+    ///
+    /// # Errors
+    /// Those of the disk, if they cannot be kept in an attribute either.
+    pub fn settle(&self, place: Place<'_>, stat: &Stat, owner: Owner, perm: u32, lossy: Lossy) -> Result<()> {
+        if let OverridePolicy::Always(name) = self.policy {
+            let over = StatOverride { uid: owner.uid, gid: owner.gid, mode: perm, kind: kind_of(stat) };
+            return sys::xattr::set(place, name.xattr(), &over.format(), SetMode::Any);
+        }
+        let same_owner = (stat.uid, stat.gid) == (owner.uid, owner.gid);
+        if !same_owner {
+            match sys::stat::chown(place, Some(owner.uid), Some(owner.gid)) {
+                Ok(()) => {}
+                Err(e) if e.is_owner_refused() => {
+                    if lossy == Lossy::No {
+                        self.override_stat(place, stat, owner, perm)?;
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        // A chown takes the setuid and setgid bits away.
+        let is_special = perm & 0o6000 != 0 && !same_owner;
+        if stat.kind() != Kind::Symlink && (stat.mode & 0o7777 != perm || is_special) {
+            sys::stat::chmod(place, perm)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps owner and mode in an attribute, and turns that on for the layer if it was not.
+    ///
+    /// # Errors
+    /// EPERM if options forbid it; else those of the disk.
+    pub fn override_stat(&self, place: Place<'_>, stat: &Stat, owner: Owner, perm: u32) -> Result<()> {
+        if self.policy == OverridePolicy::Never {
+            return Err(Error::from_errno(libc::EPERM));
+        }
+        let name = match self.overrides() {
+            Some(name) => name,
+            None => {
+                self.turn_overrides_on(OverrideName::UserContainers)?;
+                OverrideName::UserContainers
+            }
+        };
+        let over = StatOverride { uid: owner.uid, gid: owner.gid, mode: perm & 0o7777, kind: kind_of(stat) };
+        sys::xattr::set(place, name.xattr(), &over.format(), SetMode::Any)
+    }
+
+    /// Puts a regular file in the place of one that cannot carry attributes, to stand for it.
+    ///
+    /// # Errors
+    /// Those of the disk; then the old one is still there.
+    pub fn replace_by_stand_in(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        stat: &Stat,
+        owner: Owner,
+        perm: u32,
+    ) -> Result<()> {
+        let target = match stat.kind() {
+            Kind::Symlink => sys::node::read_link(dir, name)?,
+            _ => Vec::new(),
+        };
+        let temp = self.temp_name();
+        self.make_stand_in(self.work(), &temp, stat, &target, owner, perm)?;
+        sys::node::rename(self.work(), &temp, dir, name, RenameMode::Replace)
+    }
+
+    /// Makes a regular file that stands for a symlink, device, fifo or socket.
+    ///
+    /// # Errors
+    /// Those of the disk; then nothing is left.
+    pub fn make_stand_in(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        stat: &Stat,
+        content: &[u8],
+        owner: Owner,
+        perm: u32,
+    ) -> Result<()> {
+        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY;
+        let file = sys::open::open_at(dir, name, flags, 0o600)?;
+        let made = sys::copy::write_at(file.as_fd(), content, 0)
+            .and_then(|_| self.override_stat(Place::Fd(file.as_fd()), stat, owner, perm));
+        if made.is_err() {
+            let _ = sys::node::unlink(dir, name);
+        }
+        made
+    }
+
+    /// Reads what matters of an upper directory for its entries.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn read_context(&self, dir: BorrowedFd<'_>) -> Result<DirContext> {
+        Ok(read::read_marks(Place::At(dir, b"."), self.overrides())?.context())
+    }
+}
+
+/// Whether an owner may be given up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lossy {
+    /// It is kept, or the call fails.
+    No,
+    /// It is not shown anyway.
+    Yes,
+}
+
+fn kind_of(stat: &Stat) -> Option<OverrideKind> {
+    OverrideKind::from_stat(stat.mode, libc::makedev(stat.rdev.major, stat.rdev.minor))
+}
+
+/// The override that says what the inode says.
+pub fn override_of(stat: &Stat) -> StatOverride {
+    StatOverride { uid: stat.uid, gid: stat.gid, mode: stat.mode & 0o7777, kind: kind_of(stat) }
+}
+
+/// Opens `<work>/work`, made if it is missing, and a lock on it.
+fn open_work(work: &Path) -> Result<(OwnedFd, Option<OwnedFd>)> {
+    let outer = match sys::open::open_root(work) {
+        Err(e) if e.is_absent() => {
+            std::fs::create_dir(work)?;
+            sys::open::open_root(work)?
+        }
+        other => other?,
+    };
+    match sys::node::mkdir(outer.as_fd(), b"work", 0o700) {
+        Err(e) if !e.is_exists() => return Err(e),
+        _ => {}
+    }
+    // The kernel's overlayfs leaves its work directory without any permission.
+    let inner = match sys::open::open_dir_at(outer.as_fd(), b"work", DirMode::List) {
+        Err(e) if e.is_denied() => {
+            sys::stat::chmod(Place::At(outer.as_fd(), b"work"), 0o700)?;
+            sys::open::open_dir_at(outer.as_fd(), b"work", DirMode::List)?
+        }
+        other => other?,
+    };
+    for _ in 0..LOCK_TRIES {
+        match sys::open::try_lock(inner.as_fd()) {
+            Ok(true) => {
+                let lock = inner.try_clone()?;
+                return Ok((inner, Some(lock)));
+            }
+            Ok(false) => std::thread::sleep(std::time::Duration::from_millis(20)),
+            // No locks on this disk: nobody can be told apart.
+            Err(_) => {
+                let lock = inner.try_clone()?;
+                return Ok((inner, Some(lock)));
+            }
+        }
+    }
+    Ok((inner, None))
+}
+
+/// The deepest directory that is emptied by recursion; what lies deeper is moved up first by nobody, so it
+/// fails. Work directories hold whiteouts and temporary files, never trees of this depth.
+const MAX_DEPTH: usize = 512;
+
+/// Removes everything below an open directory, never through a symlink.
+///
+/// # Errors
+/// Those of the disk.
+pub fn empty_dir(dir: BorrowedFd<'_>, depth: usize) -> Result<()> {
+    if depth > MAX_DEPTH {
+        return Err(Error::from_errno(libc::ELOOP));
+    }
+    let mut names: Vec<(Box<[u8]>, u8)> = Vec::new();
+    let listing = sys::open::open_dir_at(dir, b".", DirMode::List)?;
+    sys::dir::list(listing.as_fd(), usize::MAX, &mut |raw: RawName<'_>| {
+        names.push((raw.name.into(), raw.kind))
+    })?;
+    drop(listing);
+    for (name, kind) in names {
+        if kind != libc::DT_DIR && sys::node::unlink(dir, &name).is_ok() {
+            continue;
+        }
+        match sys::node::rmdir(dir, &name) {
+            Ok(()) => continue,
+            Err(e) if e.errno() == libc::ENOTDIR => {
+                sys::node::unlink(dir, &name)?;
+                continue;
+            }
+            Err(_) => {}
+        }
+        let open = || sys::open::open_dir_at(dir, &name, DirMode::List);
+        let inner = match open() {
+            Err(e) if e.is_denied() => {
+                sys::stat::chmod(Place::At(dir, &name), 0o700)?;
+                open()?
+            }
+            other => other?,
+        };
+        empty_dir(inner.as_fd(), depth + 1)?;
+        sys::node::rmdir(dir, &name)?;
+    }
+    Ok(())
+}

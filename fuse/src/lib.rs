@@ -1,0 +1,38 @@
+//! plywood-fuse: an overlay file system as a library, and its mount program.
+//!
+//! Layers are merged into one tree; changes go to the top one. [`overlay::Overlay`] is the file system as a
+//! kernel would ask for it, [`view::View`] the same by paths, with permissions checked, and [`front`] puts it
+//! behind FUSE. Nothing but `front` needs a kernel module, and nothing needs root.
+//!
+//! From the ground up: [`error`] and [`types`] are the words; [`sys`] asks the kernel and has all `unsafe`;
+//! [`options`], [`idmap`] and [`access`] decide by values alone; [`layer`] knows what a layer looks like on
+//! disk; [`merge`] decides which entries win; [`inode`] knows who an inode is; [`copy_up`] and [`overlay`] are
+//! the file system. Dependencies point down.
+//!
+//! # Locks
+//!
+//! See [`inode::node`]. No lock but that of the inode itself is held while data is copied.
+//!
+//! # Where this differs from the kernel's overlayfs
+//!
+//! * A lower directory can be renamed without privilege, by a redirect or by copying it
+//!   ([`overlay::Renames`]).
+//! * Names of one lower inode stay one inode after a change, without an index directory
+//!   ([`overlay::links`]).
+//! * A file opened to write is copied up when it is first written, not when it is opened: the kernel does not
+//!   tell a server that answers opens once and for all. So ENOSPC and EROFS come with the write.
+//! * Whiteouts and files called `.wh.x` can be made inside, for overlays within; they come back as they were
+//!   made ([`layer::marks`]).
+
+pub mod access;
+pub mod copy_up;
+pub mod error;
+pub mod front;
+pub mod idmap;
+pub mod inode;
+pub mod layer;
+pub mod merge;
+pub mod options;
+pub mod overlay;
+pub mod sys;
+pub mod types;

@@ -1,0 +1,122 @@
+//! What the upper layer changes: the merged tree against the layers below.
+//!
+//! Only directories that are in the upper layer are looked into; the rest is as it was.
+
+use super::readdir::Taken;
+use super::{Overlay, Settings};
+use crate::error::Result;
+use crate::inode::node::Node;
+use crate::types::{Attr, Kind};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How a path differs from the layers below.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ChangeKind {
+    /// It is new.
+    Added,
+    /// Its content, its attributes or its kind is another.
+    Modified,
+    /// It is gone; so is everything below it.
+    Removed,
+}
+
+/// One path that differs.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Change {
+    /// The path from the root of the tree, without a slash at its front.
+    pub path: Vec<u8>,
+    /// How it differs.
+    pub kind: ChangeKind,
+}
+
+type Children = BTreeMap<Vec<u8>, (Arc<Node>, Attr)>;
+
+impl Overlay {
+    /// All paths that differ from the layers below, sorted; parents before their children.
+    ///
+    /// A directory that was removed and made again is compared by its content. A renamed directory is removed
+    /// under its old name and added, with all it holds, under the new one.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn changes(&self) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        if self.upper.is_none() {
+            return Ok(changes);
+        }
+        let base = match self.lowers.is_empty() {
+            true => None,
+            false => Some(Overlay::with_layers(
+                self.lowers.clone(),
+                None,
+                Settings {
+                    ownership: self.settings.ownership.clone(),
+                    renames: self.settings.renames,
+                    ..Settings::default()
+                },
+            )?),
+        };
+        let mut todo = vec![(Vec::new(), Arc::clone(&self.root), base.as_ref().map(|b| Arc::clone(&b.root)))];
+        while let Some((path, dir, below)) = todo.pop() {
+            let mut old = match (&base, &below) {
+                (Some(base), Some(below)) => base.children(below)?,
+                _ => Children::new(),
+            };
+            for (name, (node, attr)) in self.children(&dir)? {
+                let child: Vec<u8> =
+                    if path.is_empty() { name.clone() } else { [&path[..], b"/", &name].concat() };
+                let before = old.remove(&name);
+                let kind = match &before {
+                    None => Some(ChangeKind::Added),
+                    Some(_) if !node.is_upper() => None,
+                    Some((_, was)) => differs(was, &attr).then_some(ChangeKind::Modified),
+                };
+                if let Some(kind) = kind {
+                    changes.push(Change { path: child.clone(), kind });
+                }
+                let below = before.map(|(node, _)| node);
+                let look_inside = node.is_dir() && (below.is_none() || node.is_upper());
+                if look_inside {
+                    todo.push((child, Arc::clone(&node), below.clone().filter(|b| b.is_dir())));
+                }
+                self.put(node);
+                if let (Some(base), Some(below)) = (&base, below) {
+                    base.put(below);
+                }
+            }
+            for (name, (node, _)) in old {
+                let child = if path.is_empty() { name } else { [&path[..], b"/", &name].concat() };
+                changes.push(Change { path: child, kind: ChangeKind::Removed });
+                if let Some(base) = &base {
+                    base.put(node);
+                }
+            }
+        }
+        changes.sort();
+        Ok(changes)
+    }
+
+    fn children(&self, dir: &Arc<Node>) -> Result<Children> {
+        let mut children = Children::new();
+        let mut after = 0;
+        loop {
+            let before = children.len();
+            self.read_dir(dir, after, &mut |entry| {
+                after = entry.position;
+                children.insert(entry.name.to_vec(), (entry.node, entry.attr));
+                Taken::Kept
+            })?;
+            if children.len() == before {
+                return Ok(children);
+            }
+        }
+    }
+}
+
+fn differs(was: &Attr, is: &Attr) -> bool {
+    let common = (was.kind, was.perm, was.uid, was.gid) != (is.kind, is.perm, is.uid, is.gid);
+    let device = was.device != is.device;
+    let content = is.kind != Kind::Dir && (was.size_bytes, was.mtime) != (is.size_bytes, is.mtime);
+    common || device || content
+}

@@ -1,0 +1,1 @@
+//! plywood: a snapshotter for people without root.
