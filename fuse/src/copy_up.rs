@@ -6,7 +6,7 @@
 //! 1. data: clone, else a copy in the kernel, else reads and writes; holes stay holes;
 //! 2. owner: a chown takes capabilities and setuid bits away, so it comes before them;
 //! 3. attributes, marks, mode, and last the times, which all of the above change;
-//! 4. sync, unless the mount is volatile;
+//! 4. the data is ordered before the rename, unless the mount is volatile;
 //! 5. under the lock of the directory: rename into place, mark the directory impure, give it its times back;
 //! 6. the node points to the upper file; descriptors of the lower one are forgotten.
 //!
@@ -18,11 +18,11 @@ use crate::idmap::Owner;
 use crate::inode::node::{At, LowerFile, MarkFiles, Node, UpperDir};
 use crate::layer::entry::{DirContext, Found, LayerEntry};
 use crate::layer::marks::{self, Mark, Origin};
+use crate::layer::probe::Ordering;
 use crate::layer::source::{LayerPath, LayerSource};
 use crate::layer::upper::{Durability, Lossy, Upper};
 use crate::overlay::place::dir_part;
 use crate::overlay::{Counters, Metacopy, Overlay};
-use crate::sys::node::RenameMode;
 use crate::sys::open::DirMode;
 use crate::sys::stat::Stat;
 use crate::sys::xattr::SetMode;
@@ -132,7 +132,7 @@ impl Overlay {
         self.still_named(dir, &parent, &name)?;
         let parent_fd = self.upper_dir(&parent)?;
         let times = sys::stat::stat(Place::dir(&parent_fd))?;
-        sys::node::rename(upper.work(), temp, parent_fd.as_fd(), &name, RenameMode::Replace)?;
+        upper.publish(temp, parent_fd.as_fd(), &name)?;
         self.mark_parent(upper, &mut state.upper, parent_fd.as_fd(), &times)?;
         let stat = sys::stat::stat(Place::At(parent_fd.as_fd(), &name))?;
         let own = dir_part(dir)?;
@@ -202,12 +202,14 @@ impl Overlay {
         let _ = name;
         let own_name = node.place.read().name.clone();
         let mut fd = None;
+        let mut moved = 0;
         let work = upper.work();
         let is_device_mark = found.marks.device.is_some();
         match node.kind {
             Kind::File => {
                 let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR;
-                let file = sys::open::open_at(work, temp, flags, 0o600)?;
+                let perm = (found.stat.mode & 0o777) | 0o600;
+                let file = sys::open::open_at(work, temp, flags, perm)?;
                 if is_metacopy {
                     sys::stat::truncate(file.as_fd(), found.stat.size)?;
                     upper.set_mark(Place::Fd(file.as_fd()), Mark::Metacopy, b"")?;
@@ -216,8 +218,8 @@ impl Overlay {
                         Some(data) => self.lower(data.layer)?.open(&data.dir, &data.name)?,
                         None => layer.open(path, &own_name)?,
                     };
-                    let copied = copy_data(source.as_fd(), file.as_fd(), found.stat.size)?;
-                    Counters::add(&self.counters.copied_bytes, copied);
+                    moved = copy_data(source.as_fd(), file.as_fd(), found.stat.size)?;
+                    Counters::add(&self.counters.copied_bytes, moved);
                 }
                 fd = Some(file);
             }
@@ -254,8 +256,8 @@ impl Overlay {
         self.mark_origin(upper, temp, found, || layer.origin(path, &own_name))?;
         if let Some(file) = &fd {
             self.settle_times(Place::Fd(file.as_fd()), &found.stat)?;
-            if upper.durability() == Durability::Durable && want == Want::Data {
-                sys::copy::sync(file.as_fd(), sys::copy::Sync::Data)?;
+            if want == Want::Data && !is_metacopy {
+                order_before_rename(upper, file.as_fd(), moved)?;
             }
         } else {
             self.settle_times(Place::At(work, temp), &found.stat)?;
@@ -302,7 +304,7 @@ impl Overlay {
             if found.marks.device.is_some() {
                 self.mark_escapes(&mut state.upper, parent_fd.as_fd())?;
             }
-            sys::node::rename(upper.work(), temp, parent_fd.as_fd(), name, RenameMode::Replace)?;
+            upper.publish(temp, parent_fd.as_fd(), name)?;
             self.mark_parent(upper, &mut state.upper, parent_fd.as_fd(), &times)?;
         }
         place.at = At::Upper;
@@ -344,9 +346,7 @@ impl Overlay {
                     sys::xattr::set(Place::Fd(target.as_fd()), c"security.capability", &value, SetMode::Any);
             }
             self.settle_times(Place::Fd(target.as_fd()), &stat)?;
-            if upper.durability() == Durability::Durable {
-                sys::copy::sync(target.as_fd(), sys::copy::Sync::Data)?;
-            }
+            order_before_rename(upper, target.as_fd(), copied)?;
         }
         let mut place = node.place.write();
         // From here on the file counts as complete; the mark is all that says otherwise.
@@ -369,7 +369,13 @@ impl Overlay {
         let (layer, path, name) = self.lower_place(node, &place)?;
         let number = self.layer_number(node, &place)?;
         let layer_again = self.lower(number)?;
-        let context = DirContext { impure: true, xattr_whiteouts: false, escapes: true, default_acl: false };
+        let context = match (&node.dir, place.at, &place.parent) {
+            (None, At::Lower(position), Some(parent)) => dir_part(parent)?
+                .lowers
+                .get(usize::from(position))
+                .map_or(DirContext::default(), |lower| lower.context),
+            _ => DirContext::default(),
+        };
         match layer.entry(path, context, name)? {
             LayerEntry::Found(found) => Ok((layer_again, Arc::clone(path), *found)),
             LayerEntry::Absent | LayerEntry::Whiteout => Err(Error::from_errno(libc::ESTALE)),
@@ -412,7 +418,7 @@ impl Overlay {
         names: impl FnOnce() -> Result<sys::xattr::Names>,
     ) -> Result<()> {
         let place = Place::At(upper.work(), temp);
-        let now = sys::stat::stat(place)?;
+        let mut now = sys::stat::stat(place)?;
         let lossy = if self.settings.ownership.may_lose_owner() { Lossy::Yes } else { Lossy::No };
         let owner = Owner { uid: found.stat.uid, gid: found.stat.gid };
         if (now.uid, now.gid) != (owner.uid, owner.gid)
@@ -428,8 +434,8 @@ impl Overlay {
                 Err(e) if e.is_owner_refused() => {}
                 other => other?,
             }
+            now = sys::stat::stat(place)?;
         }
-        let now = sys::stat::stat(place)?;
         let names = names()?;
         let copy = |attribute: &[u8]| self.copy_attribute(place, attribute, &value);
         for attribute in names.iter().filter(|n| is_copied(n)) {
@@ -558,6 +564,22 @@ pub(crate) fn open_pin(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
     }
 }
 
+/// Makes sure that data reaches the disk before what is done to the file next: the rename that publishes it,
+/// or the mark that says it is complete. After a crash of the machine a name must not show a file without its
+/// data, since what it hides below was whole.
+///
+/// `moved` bytes were written; a clone shares data that is on the disk already.
+fn order_before_rename(upper: &Upper, file: BorrowedFd<'_>, moved: u64) -> Result<()> {
+    if moved == 0 || upper.durability() == Durability::Volatile {
+        return Ok(());
+    }
+    match upper.abilities().ordering {
+        Ordering::NotNeeded => Ok(()),
+        Ordering::Journal => sys::copy::start_writeback(file),
+        Ordering::Nothing => sys::copy::sync(file, sys::copy::Sync::Data),
+    }
+}
+
 /// The marks that a directory made by this mount starts with.
 pub(crate) fn fresh_upper(mark_files: MarkFiles, default_acl: bool) -> UpperDir {
     UpperDir::known(DirContext { default_acl, ..DirContext::default() }, mark_files)
@@ -571,13 +593,13 @@ fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Result<u64>
     if size > PLAIN_COPY_MAX_BYTES && sys::copy::clone_file(from, to).is_ok() {
         return Ok(0);
     }
-    sys::stat::truncate(to, size)?;
     if size <= PLAIN_COPY_MAX_BYTES {
         let mut buffer = vec![0u8; usize::try_from(size).unwrap_or(STEP_BYTES)];
         let length = sys::copy::read_at(from, &mut buffer, 0)?;
         write_all(to, buffer.get(..length).unwrap_or_default(), 0)?;
         return Ok(length as u64);
     }
+    sys::stat::truncate(to, size)?;
     let mut copied = 0;
     let mut at = 0;
     while let Some((start, end)) = next_extent(from, at, size)? {

@@ -213,10 +213,24 @@ impl Ownership {
     /// The owner to store for one that a caller uses, or `None` if a map has no place for it.
     ///
     /// Squashing changes what is shown and not what is stored: the maps alone decide here.
-    /// For `None` the kernel answers EINVAL to a chown and EOVERFLOW to a creation.
+    /// For `None` the kernel answers EINVAL to a chown; for what is new see [`Ownership::stored_for_new`].
     #[inline]
     pub fn stored(&self, shown: Owner) -> Option<Owner> {
         Some(Owner { uid: self.uid_map.to_disk(shown.uid)?, gid: self.gid_map.to_disk(shown.gid)? })
+    }
+
+    /// The owner to store for what a caller makes: [`OVERFLOW_ID`] where a map has no place for the caller.
+    ///
+    /// # Source
+    ///
+    /// fuse-overlayfs does so, and podman relies on it: it makes `/etc/mtab` as root of its own namespace, whom
+    /// `uidmapping=` does not know, and only then gives it to the container's root.
+    #[inline]
+    pub fn stored_for_new(&self, shown: Owner) -> Owner {
+        Owner {
+            uid: self.uid_map.to_disk(shown.uid).unwrap_or(OVERFLOW_ID),
+            gid: self.gid_map.to_disk(shown.gid).unwrap_or(OVERFLOW_ID),
+        }
     }
 
     /// True if a disk that refuses an owner is no failure, because the owner is not shown anyway.

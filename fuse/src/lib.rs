@@ -35,4 +35,7 @@ pub mod merge;
 pub mod options;
 pub mod overlay;
 pub mod sys;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod types;
+pub mod view;

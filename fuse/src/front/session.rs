@@ -101,7 +101,7 @@ pub fn start(
     let readers = settings.readers();
     let acl = if settings.only_root_and_owner { SessionACL::RootAndOwner } else { SessionACL::All };
     let requests = Arc::new(Requests::default());
-    let pool = Arc::new(Pool::start(POOL_THREADS)?);
+    let pool = Arc::new(Pool::new(POOL_THREADS));
     let files = OverlayFs::new(Arc::clone(&overlay), Arc::clone(&requests), pool, settings);
     let mut config = Config::default();
     config.acl = acl;

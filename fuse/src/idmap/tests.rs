@@ -96,6 +96,8 @@ fn squash_beats_the_map_in_what_is_shown_and_leaves_what_is_stored() {
         assert_eq!(ownership.stored(root), Some(Owner { uid: 0, gid: 0 }));
         assert_eq!(ownership.stored(Owner { uid: 1001, ..root }), None);
         assert_eq!(ownership.stored(Owner { gid: 2001, ..root }), None);
+        let stranger = Owner { uid: 1001, gid: 2000 };
+        assert_eq!(ownership.stored_for_new(stranger), Owner { uid: OVERFLOW_ID, gid: 0 });
     }
     let owner = Owner { uid: 3, gid: 4 };
     assert_eq!(Ownership::default().shown(owner), owner);

@@ -103,8 +103,9 @@ impl Table {
         self.shard(node.ino).lock().insert(node.ino.0, node);
     }
 
-    /// The outside forgets `ino` `count` times. A number that is not known is ignored.
-    pub fn forget(&self, ino: Ino, count: u64) {
+    /// The outside forgets `ino` `count` times. A number that is not known is ignored. `gone` is told of each
+    /// file that goes, with no lock held.
+    pub fn forget(&self, ino: Ino, count: u64, gone: &mut dyn FnMut(Ino)) {
         if ino == Ino::ROOT {
             return;
         }
@@ -117,22 +118,22 @@ impl Table {
                 return;
             }
         }
-        self.evict(ino);
-        self.retry_deferred();
+        self.evict(ino, gone);
+        self.retry_deferred(gone);
     }
 
-    fn retry_deferred(&self) {
+    fn retry_deferred(&self, gone: &mut dyn FnMut(Ino)) {
         let again = match self.deferred.try_lock() {
             Some(mut deferred) if !deferred.is_empty() => std::mem::take(&mut *deferred),
             _ => return,
         };
         for ino in again {
-            self.evict(ino);
+            self.evict(ino, gone);
         }
     }
 
     /// Drops a node that nobody knows, and then its parents as far as nobody knows them.
-    fn evict(&self, first: Ino) {
+    fn evict(&self, first: Ino, gone: &mut dyn FnMut(Ino)) {
         let mut next = Some(first);
         while let Some(ino) = next.take() {
             let mut shard = self.shard(ino).lock();
@@ -152,6 +153,9 @@ impl Table {
             }
             drop(shard);
             let Some(node) = node.and_then(Arc::into_inner) else { return };
+            if !node.is_dir() {
+                gone(ino);
+            }
             let place = node.place.into_inner();
             next = place.parent.as_ref().map(|p| p.ino);
             drop(place);

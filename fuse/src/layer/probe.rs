@@ -22,6 +22,31 @@ pub struct Abilities {
     pub rename_whiteout: bool,
     /// Two names can be swapped.
     pub exchange: bool,
+    /// What keeps a rename from reaching the disk before the data of the file.
+    pub ordering: Ordering,
+}
+
+/// What keeps a rename from reaching the disk before the data that was written to the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ordering {
+    /// The journal, once the data has its place on the disk.
+    Journal,
+    /// There is no disk.
+    NotNeeded,
+    /// Nothing: the data has to be synced.
+    Nothing,
+}
+
+/// File systems of which more is known, as in `linux/magic.h`.
+const EXT4_MAGIC: u64 = 0xef53;
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+fn ordering(work: BorrowedFd<'_>) -> Ordering {
+    match sys::stat::fs_magic(work) {
+        Ok(EXT4_MAGIC) => Ordering::Journal,
+        Ok(TMPFS_MAGIC) => Ordering::NotNeeded,
+        _ => Ordering::Nothing,
+    }
 }
 
 /// How a whiteout is written.
@@ -56,9 +81,14 @@ pub fn probe(work: BorrowedFd<'_>, wishes: Wishes) -> Result<Abilities> {
             let _ = sys::node::unlink(work, name);
         }
     };
-    clean();
     let [dir, first, second] = TRIAL;
-    sys::node::mkdir(work, dir, 0o700)?;
+    if let Err(e) = sys::node::mkdir(work, dir, 0o700) {
+        if !e.is_exists() {
+            return Err(e);
+        }
+        clean();
+        sys::node::mkdir(work, dir, 0o700)?;
+    }
     let namespace = probe_namespace(Place::At(work, dir), wishes);
     let device = !wishes.whiteout_files
         && sys::node::mknod(work, first, libc::S_IFCHR, Device::default()).is_ok()
@@ -75,6 +105,7 @@ pub fn probe(work: BorrowedFd<'_>, wishes: Wishes) -> Result<Abilities> {
         whiteout: if device { WhiteoutForm::Device } else { WhiteoutForm::File },
         rename_whiteout,
         exchange,
+        ordering: ordering(work),
     })
 }
 

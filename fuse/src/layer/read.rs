@@ -21,14 +21,16 @@ use std::ffi::CStr;
 use std::hash::Hash;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A layer in a directory.
 pub struct DirLayer {
     path: PathBuf,
     root: OwnedFd,
     overrides: Option<OverrideName>,
-    uuid: Option<[u8; 16]>,
+    /// What the root was when the layer was opened.
+    found: Found,
+    uuid: OnceLock<Option<[u8; 16]>>,
     dirs: FdCache<LayerPath>,
 }
 
@@ -39,15 +41,20 @@ impl DirLayer {
     /// With the path named: ENOENT, ENOTDIR, EACCES as `open(2)`.
     pub fn open(path: &Path, cached_dirs: usize) -> Result<DirLayer> {
         let opened = sys::open::open_root(path).and_then(|root| {
-            let overrides = find_override(Place::dir(&root))?;
-            Ok((root, overrides))
+            let place = Place::dir(&root);
+            let stat = sys::stat::stat(place)?;
+            let names = list_marks(place)?;
+            let overrides = override_among(&names);
+            let marks = Marks::read(&names, overrides, |attribute| sys::xattr::get_value(place, attribute))?;
+            match judge(stat, marks, DirContext::default()) {
+                LayerEntry::Found(found) => Ok((root, overrides, *found)),
+                LayerEntry::Absent | LayerEntry::Whiteout => Err(Error::from_errno(libc::ENOTDIR)),
+            }
         });
-        let (root, overrides) =
+        let (root, overrides, found) =
             opened.map_err(|e| e.during("open lower layer", path.display().to_string()))?;
-        let uuid = sys::open::open_dir_at(root.as_fd(), b".", DirMode::List)
-            .and_then(|fd| sys::node::fs_uuid(fd.as_fd()))
-            .ok();
-        Ok(DirLayer { path: path.to_owned(), root, overrides, uuid, dirs: FdCache::new(cached_dirs) })
+        let dirs = FdCache::new(cached_dirs);
+        Ok(DirLayer { path: path.to_owned(), root, overrides, found, uuid: OnceLock::new(), dirs })
     }
 
     /// The root directory.
@@ -78,8 +85,19 @@ impl DirLayer {
 /// # Errors
 /// Those of the disk.
 pub fn find_override(root: Place<'_>) -> Result<Option<OverrideName>> {
-    let names = sys::xattr::list(root)?;
-    Ok(OverrideName::ALL.into_iter().find(|o| names.contains(o.xattr().to_bytes())))
+    Ok(override_among(&list_marks(root)?))
+}
+
+fn override_among(names: &Names) -> Option<OverrideName> {
+    OverrideName::ALL.into_iter().find(|o| names.contains(o.xattr().to_bytes()))
+}
+
+/// The attributes of a file; none if they may not be read.
+fn list_marks(place: Place<'_>) -> Result<Names> {
+    match sys::xattr::list(place) {
+        Err(e) if e.is_denied() || e.errno() == libc::ENOSYS => Ok(Names::default()),
+        other => other,
+    }
 }
 
 /// Reads what the directory at `dir` says about `name`: attributes first, marks where there is a reason.
@@ -131,11 +149,7 @@ pub fn judge_at(
 /// # Errors
 /// Those of the disk; a directory that may not be read has none.
 pub fn read_marks(place: Place<'_>, overrides: Option<OverrideName>) -> Result<Marks> {
-    let names = match sys::xattr::list(place) {
-        Ok(names) => names,
-        Err(e) if e.is_denied() || e.errno() == libc::ENOSYS => return Ok(Marks::default()),
-        Err(e) => return Err(e),
-    };
+    let names = list_marks(place)?;
     if names.is_empty() {
         return Ok(Marks::default());
     }
@@ -168,10 +182,7 @@ impl LayerSource for DirLayer {
     }
 
     fn root(&self) -> Result<Found> {
-        match read_entry(self.root.as_fd(), DirContext::default(), self.overrides, b".")? {
-            LayerEntry::Found(found) => Ok(*found),
-            LayerEntry::Absent | LayerEntry::Whiteout => Err(Error::from_errno(libc::ENOENT)),
-        }
+        Ok(self.found.clone())
     }
 
     fn overrides(&self) -> Option<OverrideName> {
@@ -215,11 +226,14 @@ impl LayerSource for DirLayer {
     }
 
     fn origin(&self, dir: &LayerPath, name: &[u8]) -> Option<Origin> {
-        self.at(dir, name, |dir, name| Ok(origin_at(dir, name, self.uuid))).ok().flatten()
+        self.at(dir, name, |dir, name| Ok(origin_at(dir, name, self.uuid()))).ok().flatten()
     }
 
     fn uuid(&self) -> Option<[u8; 16]> {
-        self.uuid
+        *self.uuid.get_or_init(|| {
+            let dir = sys::open::open_dir_at(self.root.as_fd(), b".", DirMode::List).ok()?;
+            sys::node::fs_uuid(dir.as_fd()).ok()
+        })
     }
 
     fn stat_fs(&self) -> Result<FsStat> {
@@ -237,12 +251,39 @@ pub struct FdCache<K> {
 }
 
 struct Shard<K> {
-    open: HashMap<K, Slot>,
+    open: HashMap<K, Slot, BuildFastHasher>,
 }
 
 struct Slot {
     fd: Arc<OwnedFd>,
     used: bool,
+}
+
+type BuildFastHasher = std::hash::BuildHasherDefault<FastHasher>;
+
+/// Hashes keys of descriptor caches: eight bytes a step. Whoever finds keys that collide slows down a cache
+/// of a few dozen entries per shard, and nothing else.
+#[derive(Default)]
+pub struct FastHasher(u64);
+
+impl std::hash::Hasher for FastHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_ne_bytes(word));
+        }
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = (self.0.rotate_left(5) ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 ^= self.0 >> 32;
+    }
+    fn write_usize(&mut self, n: usize) {
+        self.write_u64(n as u64);
+    }
 }
 
 /// A power of two, so that picking a shard is a mask; 16 threads seldom meet.
@@ -251,14 +292,14 @@ const SHARDS: usize = 16;
 impl<K: Hash + Eq + Clone> FdCache<K> {
     /// A cache of about `capacity` descriptors.
     pub fn new(capacity: usize) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::new(Shard { open: HashMap::new() })).collect();
+        let shards = (0..SHARDS).map(|_| Mutex::new(Shard { open: HashMap::default() })).collect();
         FdCache { shards, per_shard: (capacity / SHARDS).max(2) }
     }
 
     fn shard(&self, key: &K) -> &Mutex<Shard<K>> {
         use std::hash::BuildHasher;
-        let hash = std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default().hash_one(key);
-        &self.shards[hash as usize % SHARDS]
+        let hash = BuildFastHasher::default().hash_one(key);
+        &self.shards[(hash >> 32) as usize % SHARDS]
     }
 
     /// The descriptor for `key`, opened if it is not there. No lock is held while it is opened.

@@ -73,6 +73,8 @@ pub struct Upper {
     uuid: Option<[u8; 16]>,
     device: u64,
     next_temp: AtomicU64,
+    /// Part of the names in the work directory, so that two mounts that share one do not meet.
+    process: u32,
     /// The name in the work directory of a whiteout that can be linked.
     whiteout: Mutex<Option<Vec<u8>>>,
     /// Descriptors of upper directories, by inode number.
@@ -134,6 +136,7 @@ impl Upper {
             uuid,
             device,
             next_temp: AtomicU64::new(0),
+            process: std::process::id(),
             whiteout: Mutex::new(None),
             dirs: FdCache::new(options.cached_dirs),
             warning,
@@ -220,7 +223,16 @@ impl Upper {
     /// EOPNOTSUPP if the disk takes none; else those of the disk.
     pub fn set_mark(&self, place: Place<'_>, mark: Mark, value: &[u8]) -> Result<()> {
         let namespace = self.abilities.namespace.ok_or(Error::from_errno(libc::EOPNOTSUPP))?;
-        sys::xattr::set(place, namespace.attribute(mark), value, SetMode::Any)
+        let set = || sys::xattr::set(place, namespace.attribute(mark), value, SetMode::Any);
+        match set() {
+            Err(e) if e.is_denied() => {
+                let Some(perm) = let_owner_in(place)? else { return Err(e) };
+                let done = set();
+                sys::stat::chmod(place, perm)?;
+                done
+            }
+            other => other,
+        }
     }
 
     /// Removes a mark; it may be missing.
@@ -249,10 +261,38 @@ impl Upper {
 
     // Names ------------------------------------------------------------------------------------------------
 
+    /// Moves what was built in the work directory to its name, in place of what is there.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn publish(&self, temp: &[u8], dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        let rename = || sys::node::rename(self.work(), temp, dir, name, RenameMode::Replace);
+        match rename() {
+            Err(e) if e.is_denied() => {
+                // Both need the write bit: the directory that gets the name, and a directory that moves.
+                let perm = let_owner_in(Place::dir(&dir))?;
+                let own_perm = let_owner_in(Place::At(self.work(), temp))?;
+                let done = if perm.or(own_perm).is_some() { rename() } else { Err(e) };
+                if let Some(own_perm) = own_perm {
+                    let place = match &done {
+                        Ok(()) => Place::At(dir, name),
+                        Err(_) => Place::At(self.work(), temp),
+                    };
+                    sys::stat::chmod(place, own_perm)?;
+                }
+                if let Some(perm) = perm {
+                    sys::stat::chmod(Place::dir(&dir), perm)?;
+                }
+                done
+            }
+            other => other,
+        }
+    }
+
     /// A name in the work directory that nobody uses.
     pub fn temp_name(&self) -> Vec<u8> {
         let count = self.next_temp.fetch_add(1, Ordering::Relaxed);
-        format!("#{:x}.{count:x}", std::process::id()).into_bytes()
+        format!("#{:x}.{count:x}", self.process).into_bytes()
     }
 
     /// Makes a whiteout where the upper directory has nothing.
@@ -373,9 +413,8 @@ impl Upper {
     /// # Errors
     /// Those of the disk, if they cannot be kept in an attribute either.
     pub fn settle(&self, place: Place<'_>, stat: &Stat, owner: Owner, perm: u32, lossy: Lossy) -> Result<()> {
-        if let OverridePolicy::Always(name) = self.policy {
-            let over = StatOverride { uid: owner.uid, gid: owner.gid, mode: perm, kind: kind_of(stat) };
-            return sys::xattr::set(place, name.xattr(), &over.format(), SetMode::Any);
+        if self.forces_overrides() {
+            return self.override_stat(place, stat, owner, perm);
         }
         let same_owner = (stat.uid, stat.gid) == (owner.uid, owner.gid);
         if !same_owner {
@@ -384,6 +423,7 @@ impl Upper {
                 Err(e) if e.is_owner_refused() => {
                     if lossy == Lossy::No {
                         self.override_stat(place, stat, owner, perm)?;
+                        return keep_accessible(place, stat, perm);
                     }
                 }
                 Err(e) => return Err(e),
@@ -413,7 +453,17 @@ impl Upper {
             }
         };
         let over = StatOverride { uid: owner.uid, gid: owner.gid, mode: perm & 0o7777, kind: kind_of(stat) };
-        sys::xattr::set(place, name.xattr(), &over.format(), SetMode::Any)
+        match sys::xattr::set(place, name.xattr(), &over.format(), SetMode::Any) {
+            // The mode on disk binds this process too. From now on the attribute says what users see, so it
+            // may give its owner all.
+            Err(e) if e.errno() == libc::EACCES => {
+                let mode = sys::stat::stat(place)?.mode;
+                let own = if Kind::from_mode(mode) == Kind::Dir { 0o700 } else { 0o600 };
+                sys::stat::chmod(place, mode & 0o7777 | own)?;
+                sys::xattr::set(place, name.xattr(), &over.format(), SetMode::Any)
+            }
+            other => other,
+        }
     }
 
     /// Puts a regular file in the place of one that cannot carry attributes, to stand for it.
@@ -476,6 +526,33 @@ pub enum Lossy {
     No,
     /// It is not shown anyway.
     Yes,
+}
+
+/// Gives the owner of a file or directory the write bit for a moment; returns the mode to be given back, or
+/// `None` if the bit was there or is not ours to give.
+///
+/// A server without privilege is bound by the modes of its own files, and a copy has to be made in a directory
+/// that its owner may not write to. A crash in that moment leaves bits for the owner, for nobody else.
+fn let_owner_in(place: Place<'_>) -> Result<Option<u32>> {
+    let stat = sys::stat::stat(place)?;
+    let perm = stat.mode & 0o7777;
+    let wanted = match stat.kind() {
+        Kind::Dir => perm | 0o300,
+        Kind::File => perm | 0o200,
+        _ => perm,
+    };
+    Ok((wanted != perm && sys::stat::chmod(place, wanted).is_ok()).then_some(perm))
+}
+
+/// Sets the mode on disk of a file whose mode is in an attribute: one that lets its owner, this process, in; and
+/// without setuid and setgid, which would make others run it as that owner.
+fn keep_accessible(place: Place<'_>, stat: &Stat, perm: u32) -> Result<()> {
+    let own = match stat.kind() {
+        Kind::Symlink => return Ok(()),
+        Kind::Dir => 0o700,
+        _ => 0o600,
+    };
+    sys::stat::chmod(place, perm & 0o777 | own)
 }
 
 fn kind_of(stat: &Stat) -> Option<OverrideKind> {

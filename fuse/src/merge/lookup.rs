@@ -9,6 +9,8 @@
 
 use crate::layer::marks::{Opaque, Redirect};
 use crate::layer::source::split_path;
+use std::borrow::Cow;
+use std::sync::Arc;
 
 /// What one layer says about a name, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,11 +29,11 @@ pub enum Said {
 
 /// What to look for in the next layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cursor {
+pub enum Cursor<'n> {
     /// This name in the lower directories of the parent.
-    Name(Box<[u8]>),
+    Name(Cow<'n, [u8]>),
     /// This path from the root of the layer.
-    Path(Box<[u8]>),
+    Path(Arc<[u8]>),
 }
 
 /// What the caller does with a layer that has spoken.
@@ -41,13 +43,15 @@ pub struct Verdict {
     pub takes_part: bool,
     /// Ask the next layer.
     pub go_on: bool,
+    /// The next layer is to be asked for something else.
+    pub moved: bool,
 }
 
 /// The state of a lookup between two layers.
 #[derive(Clone, Debug)]
-pub struct Lookup {
+pub struct Lookup<'n> {
     found: Kind,
-    cursor: Cursor,
+    cursor: Cursor<'n>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,14 +61,14 @@ enum Kind {
     MetadataOnly,
 }
 
-impl Lookup {
+impl<'n> Lookup<'n> {
     /// A lookup of `name`.
-    pub fn new(name: &[u8]) -> Self {
-        Lookup { found: Kind::Nothing, cursor: Cursor::Name(name.into()) }
+    pub fn new(name: &'n [u8]) -> Self {
+        Lookup { found: Kind::Nothing, cursor: Cursor::Name(Cow::Borrowed(name)) }
     }
 
     /// What to look for in the next layer.
-    pub fn cursor(&self) -> &Cursor {
+    pub fn cursor(&self) -> &Cursor<'n> {
         &self.cursor
     }
 
@@ -75,21 +79,22 @@ impl Lookup {
 
     /// Takes in what a layer said.
     pub fn hear(&mut self, said: &Said) -> Verdict {
-        let verdict = |takes_part, go_on| Verdict { takes_part, go_on };
+        let verdict = |takes_part, go_on| Verdict { takes_part, go_on, moved: false };
+        let moving = |takes_part, go_on, moved| Verdict { takes_part, go_on, moved };
         match (self.found, said) {
             (_, Said::Absent) => verdict(false, true),
             (_, Said::Whiteout) => verdict(false, false),
             (Kind::Nothing | Kind::Dir, Said::Dir(opaque, redirect)) => {
                 self.found = Kind::Dir;
                 self.follow(redirect.as_ref());
-                verdict(true, *opaque != Opaque::Yes)
+                moving(true, *opaque != Opaque::Yes, redirect.is_some())
             }
             (Kind::Dir, Said::File | Said::Metacopy(_)) => verdict(false, false),
             (Kind::Nothing | Kind::MetadataOnly, Said::File) => verdict(true, false),
             (Kind::Nothing | Kind::MetadataOnly, Said::Metacopy(redirect)) => {
                 self.found = Kind::MetadataOnly;
                 self.follow(redirect.as_ref());
-                verdict(true, true)
+                moving(true, true, redirect.is_some())
             }
             (Kind::MetadataOnly, Said::Dir(..)) => verdict(false, false),
         }
@@ -99,10 +104,10 @@ impl Lookup {
     fn follow(&mut self, redirect: Option<&Redirect>) {
         let Some(redirect) = redirect else { return };
         self.cursor = match (redirect, &self.cursor) {
-            (Redirect::Path(path), _) => Cursor::Path(path.clone()),
-            (Redirect::Name(name), Cursor::Name(_)) => Cursor::Name(name.clone()),
+            (Redirect::Path(path), _) => Cursor::Path(Arc::from(&**path)),
+            (Redirect::Name(name), Cursor::Name(_)) => Cursor::Name(Cow::Owned(name.to_vec())),
             (Redirect::Name(name), Cursor::Path(path)) => match split_path(path) {
-                ([], _) => Cursor::Path(name.clone()),
+                ([], _) => Cursor::Path(Arc::from(&**name)),
                 (dir, _) => Cursor::Path([dir, b"/", name].concat().into()),
             },
         };

@@ -1,13 +1,15 @@
 //! Attributes: reading them, and changing owner, mode, times and size.
 
 use super::Overlay;
+use crate::access::Acl;
 use crate::copy_up::Want;
 use crate::error::{Error, Result};
-use crate::idmap::Owner;
+use crate::idmap::{IdMap, Owner};
 use crate::inode::node::{At, Node, Whereabouts};
 use crate::layer::entry::{DirContext, LayerEntry};
 use crate::layer::read;
 use crate::sys::stat::{FsStat, Stat};
+use crate::sys::xattr::SetMode;
 use crate::sys::{self, Place};
 use crate::types::{Attr, Kind, SetAttr};
 use std::sync::Arc;
@@ -151,10 +153,14 @@ impl Overlay {
         self.attributes(node)
     }
 
-    /// The owner on disk for the ids that a caller names.
-    fn stored_ids(&self, change: &SetAttr, now: &Attr) -> Result<Owner> {
-        let shown = Owner { uid: change.uid.unwrap_or(now.uid), gid: change.gid.unwrap_or(now.gid) };
-        self.settings.ownership.stored(shown).ok_or(Error::from_errno(libc::EINVAL))
+    /// The ids on disk for those that a caller names; the others stay, even if no mapping has them.
+    fn stored_ids(&self, change: &SetAttr) -> Result<(Option<u32>, Option<u32>)> {
+        let ownership = &self.settings.ownership;
+        let to_disk = |map: &IdMap, shown: Option<u32>| match shown {
+            Some(id) => map.to_disk(id).map(Some).ok_or(Error::from_errno(libc::EINVAL)),
+            None => Ok(None),
+        };
+        Ok((to_disk(&ownership.uid_map, change.uid)?, to_disk(&ownership.gid_map, change.gid)?))
     }
 
     fn set_owner_and_mode(&self, node: &Arc<Node>, change: &SetAttr) -> Result<()> {
@@ -162,17 +168,17 @@ impl Overlay {
         let chowns = change.uid.is_some() || change.gid.is_some();
         let is_stand_in = node.kind != Kind::File && node.kind != Kind::Dir;
         if upper.overrides().is_some() && self.set_override(node, change)? {
-            return Ok(());
+            return self.follow_override(node, change);
         }
         if chowns {
-            let now = self.attributes(node)?;
-            let stored = self.stored_ids(change, &now)?;
-            let uid = change.uid.map(|_| stored.uid);
-            let gid = change.gid.map(|_| stored.gid);
+            let (uid, gid) = self.stored_ids(change)?;
             match self.with_upper(node, |at| sys::stat::chown(at, uid, gid)) {
                 Ok(()) => {}
                 Err(e) if e.is_owner_refused() && self.settings.ownership.may_lose_owner() => {}
-                Err(e) if e.is_owner_refused() => return self.start_override(node, change, is_stand_in, e),
+                Err(e) if e.is_owner_refused() => {
+                    self.start_override(node, change, is_stand_in, e)?;
+                    return self.follow_override(node, change);
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -198,16 +204,32 @@ impl Overlay {
         })
     }
 
+    /// Does what the disk does along with a chown or chmod, where it did not see one: capabilities go with the
+    /// owner, and the access control list follows the mode.
+    fn follow_override(&self, node: &Node, change: &SetAttr) -> Result<()> {
+        if !matches!(node.kind, Kind::File | Kind::Dir) {
+            return Ok(());
+        }
+        self.with_upper(node, |at| {
+            if change.uid.is_some() || change.gid.is_some() {
+                match sys::xattr::remove(at, c"security.capability") {
+                    Err(e) if !e.is_no_attribute() && !e.is_denied() => return Err(e),
+                    _ => {}
+                }
+            }
+            let name = c"system.posix_acl_access";
+            let Some(perm) = change.perm else { return Ok(()) };
+            let Some(value) = sys::xattr::get_value(at, name)? else { return Ok(()) };
+            let Some(mut list) = Acl::parse(&value)? else { return Ok(()) };
+            list.chmod_masq(perm);
+            sys::xattr::set(at, name, &list.format(), SetMode::Any)
+        })
+    }
+
     /// Owner and mode of a file after a change.
     fn changed(&self, stat: &Stat, change: &SetAttr) -> Result<(Owner, u32)> {
-        let ownership = &self.settings.ownership;
-        let shown = ownership.shown(Owner { uid: stat.uid, gid: stat.gid });
-        let wanted = Owner { uid: change.uid.unwrap_or(shown.uid), gid: change.gid.unwrap_or(shown.gid) };
-        let owner = if wanted == shown {
-            Owner { uid: stat.uid, gid: stat.gid }
-        } else {
-            ownership.stored(wanted).ok_or(Error::from_errno(libc::EINVAL))?
-        };
+        let (uid, gid) = self.stored_ids(change)?;
+        let owner = Owner { uid: uid.unwrap_or(stat.uid), gid: gid.unwrap_or(stat.gid) };
         let chowns = change.uid.is_some() || change.gid.is_some();
         let mut perm = stat.mode & 0o7777;
         if chowns && stat.kind() != Kind::Dir {

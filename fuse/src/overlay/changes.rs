@@ -57,42 +57,49 @@ impl Overlay {
                 },
             )?),
         };
-        let mut todo = vec![(Vec::new(), Arc::clone(&self.root), base.as_ref().map(|b| Arc::clone(&b.root)))];
-        while let Some((path, dir, below)) = todo.pop() {
-            let mut old = match (&base, &below) {
-                (Some(base), Some(below)) => base.children(below)?,
-                _ => Children::new(),
-            };
-            for (name, (node, attr)) in self.children(&dir)? {
-                let child: Vec<u8> =
-                    if path.is_empty() { name.clone() } else { [&path[..], b"/", &name].concat() };
-                let before = old.remove(&name);
-                let kind = match &before {
-                    None => Some(ChangeKind::Added),
-                    Some(_) if !node.is_upper() => None,
-                    Some((_, was)) => differs(was, &attr).then_some(ChangeKind::Modified),
+        // Whatever is handed out is kept to the end, since a directory is visited after its parent; it is given
+        // back last first, children before their parents.
+        let mut held = Vec::new();
+        let mut walk = || -> Result<()> {
+            let below = base.as_ref().map(|b| Arc::clone(&b.root));
+            let mut todo = vec![(Vec::new(), Arc::clone(&self.root), below)];
+            while let Some((path, dir, below)) = todo.pop() {
+                let mut old = match (&base, &below) {
+                    (Some(base), Some(below)) => base.children(below)?,
+                    _ => Children::new(),
                 };
-                if let Some(kind) = kind {
-                    changes.push(Change { path: child.clone(), kind });
+                for (name, (node, attr)) in self.children(&dir)? {
+                    let child: Vec<u8> =
+                        if path.is_empty() { name.clone() } else { [&path[..], b"/", &name].concat() };
+                    let before = old.remove(&name);
+                    let kind = match &before {
+                        None => Some(ChangeKind::Added),
+                        Some(_) if !node.is_upper() => None,
+                        Some((_, was)) => differs(was, &attr).then_some(ChangeKind::Modified),
+                    };
+                    if let Some(kind) = kind {
+                        changes.push(Change { path: child.clone(), kind });
+                    }
+                    let below = before.map(|(node, _)| node);
+                    if node.is_dir() && (below.is_none() || node.is_upper()) {
+                        todo.push((child, Arc::clone(&node), below.filter(|b| b.is_dir())));
+                        held.push(node);
+                    } else {
+                        self.put(node);
+                    }
                 }
-                let below = before.map(|(node, _)| node);
-                let look_inside = node.is_dir() && (below.is_none() || node.is_upper());
-                if look_inside {
-                    todo.push((child, Arc::clone(&node), below.clone().filter(|b| b.is_dir())));
-                }
-                self.put(node);
-                if let (Some(base), Some(below)) = (&base, below) {
-                    base.put(below);
+                for (name, _) in old {
+                    let child = if path.is_empty() { name } else { [&path[..], b"/", &name].concat() };
+                    changes.push(Change { path: child, kind: ChangeKind::Removed });
                 }
             }
-            for (name, (node, _)) in old {
-                let child = if path.is_empty() { name } else { [&path[..], b"/", &name].concat() };
-                changes.push(Change { path: child, kind: ChangeKind::Removed });
-                if let Some(base) = &base {
-                    base.put(node);
-                }
-            }
+            Ok(())
+        };
+        let walked = walk();
+        while let Some(node) = held.pop() {
+            self.put(node);
         }
+        walked?;
         changes.sort();
         Ok(changes)
     }

@@ -157,7 +157,7 @@ impl Overlay {
         let upper = self.writable()?;
         let parent = self.upper_dir(dir)?;
         let shown = Owner { uid: creator.uid, gid: creator.gid };
-        let owner = self.settings.ownership.stored(shown).ok_or(Error::from_errno(libc::EOVERFLOW))?;
+        let owner = self.settings.ownership.stored_for_new(shown);
         let context = state.upper.as_ref().map_or(DirContext::default(), |u| u.context);
         let perm = if context.default_acl { perm } else { perm & !creator.umask };
         let plan = Plan { new, perm: perm & 0o7777, owner, default_acl: context.default_acl };
@@ -177,6 +177,9 @@ impl Overlay {
                 upper.make_opaque(fd.as_fd())?;
             }
             self.publish_over(upper, &temp, new.kind(), parent.as_fd(), name, obstacle)?;
+            // The marks and the rename came after what was read of it.
+            let mut made = made;
+            made.found.stat.ctime = sys::stat::stat(Place::At(parent.as_fd(), name))?.ctime;
             Ok(made)
         });
         if made.is_err() {
@@ -324,10 +327,15 @@ impl Overlay {
             stat = sys::stat::stat(place)?;
         }
         let lossy = if self.settings.ownership.may_lose_owner() { Lossy::Yes } else { Lossy::No };
+        let stands_in = stat.kind() == Kind::File && kind != Kind::File && !plan.new.looks_like_whiteout();
         let needs_stand_in = !matches!(stat.kind(), Kind::File | Kind::Dir);
         let is_settled = (stat.uid, stat.gid) == (owner.uid, owner.gid) && stat.mode & 0o7777 == perm;
         let forced = upper.forces_overrides();
-        if needs_stand_in
+        if let (true, New::Node(kind, device)) = (stands_in, plan.new) {
+            // It was made as a stand-in: the attribute says what it is, so nothing else may be written there.
+            let shown = Stat { mode: kind.mode_bits() | perm, rdev: device, ..stat };
+            upper.override_stat(place, &shown, owner, perm)?;
+        } else if needs_stand_in
             && (forced || (!is_settled && self.owner_is_refused(place, owner)?))
             && lossy == Lossy::No
         {
@@ -337,10 +345,14 @@ impl Overlay {
         }
         if final_name.starts_with(marks::WHITEOUT_PREFIX) && stat.kind() == Kind::File {
             self.mark_literal(upper, place)?;
+            stat = sys::stat::stat(place)?;
         }
         let as_is = is_settled && !forced && !plan.new.looks_like_whiteout() && upper.overrides().is_none();
         if as_is && stat.kind() == kind {
-            return Ok(Found { stat, marks: crate::layer::entry::Marks::default() });
+            // A directory hands the list down to what is made in it next.
+            let hands_down = default_acl.is_some() && kind == Kind::Dir;
+            let marks = crate::layer::entry::Marks { default_acl: hands_down, ..Default::default() };
+            return Ok(Found { stat, marks });
         }
         self.read_upper(Place::At(at, name), DirContext { impure: false, ..context })
     }
@@ -369,7 +381,7 @@ impl Overlay {
         }
     }
 
-    fn inherited_acl(&self, dir: &Arc<Node>) -> Result<Option<Acl>> {
+    pub(super) fn inherited_acl(&self, dir: &Arc<Node>) -> Result<Option<Acl>> {
         match self.xattr(dir, b"system.posix_acl_default") {
             Ok(value) => Acl::parse(&value),
             Err(e) if e.is_no_attribute() => Ok(None),
@@ -422,7 +434,9 @@ impl Overlay {
                 self.carry_escape(node, &mut state, parent.as_fd())?;
             }
             let mut place = node.place.write();
-            if place.is_unlinked() || place.at != At::Upper {
+            // One that never had a name may get its first; the disk refuses one that lost its last.
+            let is_unlinked = place.is_unlinked();
+            if place.at != At::Upper || (is_unlinked && place.pinned().is_none()) {
                 return Err(Error::from_errno(libc::ENOENT));
             }
             self.with_upper_place(&place, |at| {
@@ -442,11 +456,18 @@ impl Overlay {
             })?;
             self.mark_impure(upper, &mut state.upper, parent.as_fd())?;
             let has_it = |(d, n): &(Arc<Node>, Box<[u8]>)| Arc::ptr_eq(d, dir) && **n == *name;
-            let extra = place.extra_mut();
-            if !extra.aliases.iter().any(has_it) {
-                extra.aliases.push((Arc::clone(dir), name.into()));
+            let mut old = None;
+            if is_unlinked {
+                old = place.parent.replace(Arc::clone(dir));
+                place.name = name.into();
+                let extra = place.extra_mut();
+                extra.unlinked = false;
+                extra.pinned = None;
+            } else if !place.extra_mut().aliases.iter().any(has_it) {
+                place.extra_mut().aliases.push((Arc::clone(dir), name.into()));
             }
             drop(place);
+            drop(old);
             self.list_made(&mut state, name);
         }
         node.nlookup.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

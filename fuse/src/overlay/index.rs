@@ -103,7 +103,7 @@ impl Overlay {
                         entries.push(Entry { hash: self.name_hash(hidden), position, hides: true });
                         true
                     }
-                    AufsName::Opaque | AufsName::Reserved => true,
+                    AufsName::Opaque | AufsName::Reserved => layer.has_mark_file(&dir.path, &name)?,
                     AufsName::Whiteout(_) | AufsName::Plain => false,
                 };
                 if !hides {

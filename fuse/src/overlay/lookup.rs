@@ -80,8 +80,13 @@ impl Overlay {
             node = self.node_of(dir, name, &resolved);
         }
         self.heal_links(dir, name, &node, &resolved);
-        let attr = self.attr_of(&node, &resolved)?;
-        Ok((node, attr))
+        match self.attr_of(&node, &resolved) {
+            Ok(attr) => Ok((node, attr)),
+            Err(e) => {
+                self.put(node);
+                Err(e)
+            }
+        }
     }
 
     pub(crate) fn resolve_present(&self, dir: &Node, state: &DirState, name: &[u8]) -> Result<Box<Resolved>> {
@@ -128,7 +133,9 @@ impl Overlay {
                 search.top = Some((found, At::Upper));
             }
         }
-        if go_on && state.merged {
+        // A redirect leads to the layers below even from a directory that has none of its own.
+        let is_elsewhere = matches!(search.lookup.cursor(), Cursor::Path(_));
+        if go_on && (state.merged || is_elsewhere) {
             let upper_opaque = |me: &Self| -> Result<bool> {
                 if !upper_is_dir {
                     return Ok(false);
@@ -219,7 +226,7 @@ impl Overlay {
         &self,
         dir: &Node,
         state: &DirState,
-        search: &mut Search,
+        search: &mut Search<'_>,
         upper_opaque: impl Fn(&Self) -> Result<bool>,
     ) -> Result<()> {
         let part = dir_part(dir)?;
@@ -259,7 +266,7 @@ impl Overlay {
                 break;
             }
             let verdict = search.lookup.hear(&said);
-            if search.lookup.cursor() != &cursor {
+            if verdict.moved {
                 hints = None;
             }
             if let Some(path) = &hit.retarget {
@@ -293,7 +300,7 @@ impl Overlay {
     }
 
     /// True if the last directory that was found hides those below by a file, as AUFS and OCI layers do.
-    fn is_opaque_by_file(&self, search: &Search, upper: &impl Fn(&Self) -> Result<bool>) -> Result<bool> {
+    fn is_opaque_by_file(&self, search: &Search<'_>, upper: &impl Fn(&Self) -> Result<bool>) -> Result<bool> {
         match search.lowers.last() {
             Some(dir) => self.lower(dir.layer)?.has_mark_file(&dir.path, marks::OPAQUE_FILE),
             None => upper(self),
@@ -537,14 +544,14 @@ fn is_same(node: &Node, resolved: &Resolved) -> Same {
 }
 
 /// A search on its way down the layers.
-struct Search {
-    lookup: Lookup,
+struct Search<'n> {
+    lookup: Lookup<'n>,
     top: Option<(Found, At)>,
     lowers: Vec<LowerDir>,
     data: Option<LowerFile>,
 }
 
-impl Search {
+impl Search<'_> {
     /// A directory was found already.
     fn has_dir(&self) -> bool {
         self.top.as_ref().is_some_and(|(found, _)| found.kind() == Kind::Dir)

@@ -18,6 +18,7 @@ pub mod io;
 pub mod links;
 pub mod listing;
 pub mod lookup;
+pub mod nameless;
 pub mod place;
 pub mod readdir;
 pub mod remove;
@@ -218,7 +219,11 @@ impl Overlay {
 
     /// Takes back `count` of the times that an inode was handed out.
     pub fn forget(&self, ino: Ino, count: u64) {
-        self.table.forget(ino, count);
+        // The descriptors of a file that lost its name are all that keeps its data on the disk.
+        self.table.forget(ino, count, &mut |gone| {
+            self.readers.remove(&gone);
+            self.writers.remove(&gone);
+        });
     }
 
     /// How many inodes are known.
@@ -249,13 +254,24 @@ impl Overlay {
                 }
             }
         }
-        self.lowers.iter().any(|layer| {
-            let mut names: Vec<Vec<u8>> = vec![Vec::new()];
+        let on_root = |layer: &Arc<dyn LayerSource>| {
+            layer.root().is_ok_and(|root| root.marks.acl || root.marks.default_acl)
+        };
+        if self.lowers.iter().any(on_root) {
+            return true;
+        }
+        let mut samples = ACL_SAMPLES;
+        self.lowers.iter().rev().any(|layer| {
+            if samples == 0 {
+                return false;
+            }
+            let mut names: Vec<Vec<u8>> = Vec::new();
             let listed = layer.list(&empty(), 1, &mut |raw| {
-                if names.len() < ACL_SAMPLES && raw.kind != libc::DT_LNK {
+                if names.len() < samples && raw.kind != libc::DT_LNK {
                     names.push(raw.name.to_vec());
                 }
             });
+            samples -= names.len();
             listed.is_ok()
                 && names
                     .iter()
@@ -264,7 +280,8 @@ impl Overlay {
     }
 }
 
-/// How many entries of the root of a layer are looked at for access control lists.
+/// How many entries of the roots of all layers, the base first, are looked at for access control lists: few
+/// enough not to be felt at a mount.
 const ACL_SAMPLES: usize = 64;
 
 type Devices = Vec<(u64, Option<[u8; 16]>)>;
@@ -272,15 +289,20 @@ type Devices = Vec<(u64, Option<[u8; 16]>)>;
 /// The root of the merged tree, and the devices of all layers, the upper's first.
 fn open_root(lowers: &[Arc<dyn LayerSource>], upper: Option<&Upper>) -> Result<(Arc<Node>, Devices)> {
     use crate::layer::entry::{DirContext, LayerEntry};
-    let mut devices = Vec::new();
+    let mut devices: Devices = Vec::new();
     let mut hides_lowers = false;
-    let mut note = |found: &Found, uuid| devices.push((found.stat.dev, uuid));
+    // The UUID is asked for once per device.
+    let mut note = |found: &Found, uuid: &dyn Fn() -> Option<[u8; 16]>| {
+        if !devices.iter().any(|(dev, _)| *dev == found.stat.dev) {
+            devices.push((found.stat.dev, uuid()));
+        }
+    };
     let mut upper_dir = None;
     let mut real_ino = 0;
     if let Some(upper) = upper {
         let entry = read_entry(upper.root(), DirContext::default(), upper.overrides(), b".")?;
         let LayerEntry::Found(found) = entry else { return Err(Error::from_errno(libc::ENOENT)) };
-        note(&found, upper.uuid());
+        note(&found, &|| upper.uuid());
         real_ino = found.stat.ino;
         hides_lowers = found.marks.opaque == Opaque::Yes
             || crate::layer::read::is_mark_file(upper.root(), crate::layer::marks::OPAQUE_FILE)?;
@@ -289,7 +311,7 @@ fn open_root(lowers: &[Arc<dyn LayerSource>], upper: Option<&Upper>) -> Result<(
     let mut dirs = Vec::new();
     for (index, layer) in lowers.iter().enumerate() {
         let found = layer.root().map_err(|e| e.during("read lower layer", layer.describe()))?;
-        note(&found, layer.uuid());
+        note(&found, &|| layer.uuid());
         if found.kind() != Kind::Dir {
             return Err(Error::new(libc::ENOTDIR, "open lower layer", layer.describe(), "not a directory"));
         }

@@ -232,6 +232,18 @@ pub struct FsStat {
     pub name_max: u32,
 }
 
+/// The kind of the file system that holds an open file, as in `linux/magic.h`.
+///
+/// # Errors
+/// As `fstatfs(2)`.
+pub fn fs_magic(fd: BorrowedFd<'_>) -> Result<u64> {
+    // SAFETY: statfs is plain data for which all zeroes are valid.
+    let mut buffer: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `buffer` is a statfs for the length of the call.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut buffer) })?;
+    Ok(buffer.f_type as u64)
+}
+
 /// The file system that holds an open file.
 ///
 /// # Errors

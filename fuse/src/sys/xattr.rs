@@ -260,6 +260,7 @@ pub fn list(place: Place<'_>) -> Result<Names> {
 }
 
 /// Attribute names as the kernel lists them.
+#[derive(Default)]
 pub struct Names(Box<[u8]>);
 
 impl Names {

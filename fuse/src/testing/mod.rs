@@ -1,0 +1,53 @@
+//! For tests: trees from a description, and random operations against a reference tree.
+//!
+//! [`tree`] builds layers and looks at what is there; [`operation`] are the changes, as values that can be
+//! written down; [`plain`] does them to a directory by system calls and [`inside`] to an
+//! [`crate::overlay::Overlay`]; [`model`] runs both side by side and tells the first difference; [`judge`]
+//! asks the kernel's overlayfs what it makes of the same layers; [`random`] chooses operations and shortens a
+//! sequence that fails.
+//!
+//! Panics are how a test ends, so what cannot fail in a sound surrounding is expected to work here.
+
+pub mod inside;
+pub mod judge;
+pub mod model;
+pub mod operation;
+pub mod plain;
+pub mod random;
+pub mod suite;
+pub mod tree;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A directory that goes when this value goes.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    /// A new directory below that of the system (`TMPDIR`).
+    ///
+    /// # Panics
+    /// If nothing can be made there.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> TempDir {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let count = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("plywood-{}-{count}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory for the test can be made");
+        TempDir(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let removed = std::fs::remove_dir_all(&self.0);
+        if removed.is_err() && !std::thread::panicking() {
+            eprintln!("{}: left behind", self.0.display());
+        }
+    }
+}
