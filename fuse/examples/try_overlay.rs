@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(lower.join("old"), "no longer needed\n")?;
 
     // The tree as root sees it; nobody has to be root for that.
-    let overlay = Arc::new(Overlay::open(&[lower.clone()], Some((&upper, &work)), Settings::default())?);
+    let overlay = Arc::new(Overlay::open(&[base.join("lower")], Some((&upper, &work)), Settings::default())?);
     let root = View::new(Arc::clone(&overlay), Identity::root());
     root.open("config", Open::append())?.write_all(b"size = 3\n")?;
     root.remove_file("old")?;

@@ -237,6 +237,7 @@ impl Overlay {
                         let owner = Owner { uid: found.stat.uid, gid: found.stat.gid };
                         let perm = found.stat.mode & 0o7777;
                         upper.make_stand_in(work, temp, &found.stat, b"", owner, perm)?;
+                        self.mark_origin(upper, temp, found, || layer.origin(path, &own_name))?;
                         self.settle_times(Place::At(work, temp), &found.stat)?;
                         return Ok(None);
                     }
@@ -254,6 +255,10 @@ impl Overlay {
             || layer.xattr_names(path, &own_name),
         )?;
         self.mark_origin(upper, temp, found, || layer.origin(path, &own_name))?;
+        if own_name.starts_with(marks::WHITEOUT_PREFIX) && fd.is_some() {
+            // Its content may be cut to nothing later, or now.
+            self.mark_literal(upper, Place::At(work, temp))?;
+        }
         if let Some(file) = &fd {
             self.settle_times(Place::Fd(file.as_fd()), &found.stat)?;
             if want == Want::Data && !is_metacopy {
@@ -421,10 +426,14 @@ impl Overlay {
         let mut now = sys::stat::stat(place)?;
         let lossy = if self.settings.ownership.may_lose_owner() { Lossy::Yes } else { Lossy::No };
         let owner = Owner { uid: found.stat.uid, gid: found.stat.gid };
-        if (now.uid, now.gid) != (owner.uid, owner.gid)
-            && matches!(node.kind, Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::Char | Kind::Block)
-            && now.kind() == node.kind
-        {
+        let is_special =
+            matches!(node.kind, Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::Char | Kind::Block)
+                && now.kind() == node.kind;
+        if is_special && upper.forces_overrides() && lossy == Lossy::No {
+            let perm = found.stat.mode & 0o7777;
+            return upper.replace_by_stand_in(upper.work(), temp, &found.stat, owner, perm);
+        }
+        if is_special && (now.uid, now.gid) != (owner.uid, owner.gid) {
             // These cannot carry an override; if the disk refuses the owner a stand-in takes their place.
             match sys::stat::chown(place, Some(owner.uid), Some(owner.gid)) {
                 Err(e) if e.is_owner_refused() && lossy == Lossy::No => {
@@ -575,7 +584,7 @@ fn order_before_rename(upper: &Upper, file: BorrowedFd<'_>, moved: u64) -> Resul
     }
     match upper.abilities().ordering {
         Ordering::NotNeeded => Ok(()),
-        Ordering::Journal => sys::copy::start_writeback(file),
+        Ordering::Journal => sys::copy::start_writeback(file, 0, 0),
         Ordering::Nothing => sys::copy::sync(file, sys::copy::Sync::Data),
     }
 }

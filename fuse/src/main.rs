@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use plywood_fuse::error::Error;
 use plywood_fuse::front;
 use plywood_fuse::front::daemon::{self, Launch};
 use plywood_fuse::front::session::{self, SessionSettings};
@@ -20,13 +21,21 @@ fn main() -> ExitCode {
     match options::parse_command_line(&program, &args) {
         Ok(Command::Help) => print(&options::help()),
         Ok(Command::Version) => print(&options::version_text(&name(&program).to_string())),
-        Ok(Command::Mount(request)) => ExitCode::from(mount(&request)),
-        Err(error) => {
-            // Not eprintln, which panics if nobody reads.
-            let _ = writeln!(io::stderr(), "{}: {error}", name(&program));
-            ExitCode::FAILURE
+        Ok(Command::Mount(request)) if request.remount => {
+            match front::mount::remount(&front::mount::Request::of(&request)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => failure(&program, &error),
+            }
         }
+        Ok(Command::Mount(request)) => ExitCode::from(mount(&request)),
+        Err(error) => failure(&program, &error),
     }
+}
+
+fn failure(program: &OsStr, error: &Error) -> ExitCode {
+    // Not eprintln, which panics if nobody reads.
+    let _ = writeln!(io::stderr(), "{}: {error}", name(program));
+    ExitCode::FAILURE
 }
 
 fn mount(request: &MountRequest) -> u8 {

@@ -215,6 +215,47 @@ pub fn mount(request: &Request) -> Result<(OwnedFd, Mounted)> {
     Ok((device, mounted))
 }
 
+/// Changes the flags of the FUSE mount that is there; what was not typed stays as it is.
+///
+/// `mount -o remount` comes here through mount.fuse3, which starts this program again.
+///
+/// # Errors
+/// EINVAL if no FUSE file system is mounted there; EBUSY for `ro` while files are open to be written; EPERM
+/// without privilege.
+pub fn remount(request: &Request) -> Result<()> {
+    let subject = || request.mount_point.display().to_string();
+    let failed = |error: Error| error.during("remount", subject());
+    let absolute = fs::canonicalize(&request.mount_point).map_err(|e| failed(e.into()))?;
+    let mounted = kernel::mounted_at(&absolute).map_err(failed)?;
+    let is_fuse = |kind: &OsStr| kind == "fuse" || kind.as_bytes().starts_with(b"fuse.");
+    let Some((_, now)) = mounted.filter(|(kind, _)| is_fuse(kind)) else {
+        return Err(Error::new(libc::EINVAL, "remount", subject(), "no FUSE file system is mounted here"));
+    };
+    let flags = remount_flags(request, now);
+    kernel::mount_fuse(&request.source, &absolute, &request.subtype, flags, "").map_err(|error| {
+        let cause = match error.errno() {
+            libc::EPERM => "only root can change the flags of a mount; unmount it and mount it again",
+            libc::EBUSY => "files are open to be written; close them first",
+            _ => return failed(error),
+        };
+        Error::new(error.errno(), "remount", subject(), cause)
+    })
+}
+
+/// The flags for a remount: what was typed, else what is there.
+fn remount_flags(request: &Request, now: MountFlags) -> MountFlags {
+    let mut wanted = request.clone();
+    let options = &mut wanted.options;
+    options.suid.get_or_insert(!now.contains(MountFlags::NO_SUID));
+    options.dev.get_or_insert(!now.contains(MountFlags::NO_DEV));
+    options.exec.get_or_insert(!now.contains(MountFlags::NO_EXEC));
+    if options.access_times == AccessTimes::Never && !now.contains(MountFlags::NO_ATIME) {
+        // The default and the word look alike; a mount that has access times keeps them.
+        options.access_times = AccessTimes::Relative;
+    }
+    kernel_flags(&wanted, false).with(MountFlags::REMOUNT)
+}
+
 /// True if we are root, perhaps of a user namespace only: then users besides us are let in by default.
 fn is_root() -> bool {
     effective_uid() == 0
@@ -368,7 +409,7 @@ fn find_fusermount() -> Option<PathBuf> {
     std::path::absolute(found).ok()
 }
 
-/// Asks the mounted file system for the attributes of its root, past every cache.
+/// Asks the mounted file system for the attributes of its root, past every cache; then lets it read ahead.
 ///
 /// Only while a session answers; it says nothing about an inherited device.
 ///
@@ -377,13 +418,28 @@ fn find_fusermount() -> Option<PathBuf> {
 pub fn check_answer(mounted: &Mounted) -> Result<()> {
     let Some(id) = mounted.mount_id else { return Ok(()) };
     let failed = |error: Error| error.during("check mount", mounted.mount_point.display().to_string());
-    kernel::ask_attributes(&mounted.mount_point).map_err(failed)?;
+    let device = kernel::ask_attributes(&mounted.mount_point).map_err(failed)?;
+    if mounted.how == How::Direct {
+        widen_read_ahead(device);
+    }
     match kernel::mount_id(&mounted.mount_point) {
         Ok(found) if found == id => Ok(()),
         Ok(_) => Err(failed(Error::from_errno(libc::ESTALE))),
         Err(error) => Err(failed(error)),
     }
 }
+
+/// Makes the kernel read ahead as much as one request can carry, where this process may say so.
+///
+/// The protocol itself stops at 128 KiB. Only root of the machine may set it; without it large files are read
+/// in smaller pieces, and that is all.
+fn widen_read_ahead((major, minor): (u32, u32)) {
+    let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    let _ = std::fs::write(setting, READ_AHEAD_KIB);
+}
+
+/// As much as the largest request carries.
+const READ_AHEAD_KIB: &str = "1024";
 
 /// Ends the mount if it is still ours; in any case lazily if it is in use.
 ///
@@ -511,6 +567,18 @@ mod tests {
         assert_eq!(kernel_flags(&typed, true), expected);
         let typed = asking(|options| (options.suid, options.dev) = (Some(true), Some(true)));
         assert_eq!(kernel_flags(&typed, false), MountFlags::NO_ATIME);
+    }
+
+    #[test]
+    fn a_remount_keeps_what_was_not_typed() {
+        let now = MountFlags::NO_SUID.with(MountFlags::NO_EXEC).with(MountFlags::NO_ATIME);
+        let typed = Request { read_only: true, ..request() };
+        let expected = now.with(MountFlags::READ_ONLY).with(MountFlags::REMOUNT);
+        assert_eq!(remount_flags(&typed, now), expected);
+        let typed = asking(|options| (options.suid, options.exec) = (Some(true), Some(true)));
+        let expected = MountFlags::NO_ATIME.with(MountFlags::REMOUNT);
+        assert_eq!(remount_flags(&typed, now.with(MountFlags::READ_ONLY)), expected);
+        assert_eq!(remount_flags(&request(), MountFlags::NONE), MountFlags::REMOUNT);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! How long an inode lives.
 //!
 //! The table maps numbers to nodes. A node stays while the outside knows it (`nlookup`) or while a node below
-//! it does; then it goes, and its memory with it. Shards keep threads out of each other's way; no lock of a
-//! shard is held over a system call.
+//! it does; then it goes, and its memory with it. Shards keep threads out of each other's way; the lock of a
+//! shard is held over no system call but the close of a descriptor that goes with its inode.
 
 use crate::inode::node::Node;
 use crate::types::Ino;
@@ -103,8 +103,10 @@ impl Table {
         self.shard(node.ino).lock().insert(node.ino.0, node);
     }
 
-    /// The outside forgets `ino` `count` times. A number that is not known is ignored. `gone` is told of each
-    /// file that goes, with no lock held.
+    /// The outside forgets `ino` `count` times. A number that is not known is ignored.
+    ///
+    /// `gone` is told of each file that goes, while its number cannot come back: what is kept under the number
+    /// elsewhere has to go first.
     pub fn forget(&self, ino: Ino, count: u64, gone: &mut dyn FnMut(Ino)) {
         if ino == Ino::ROOT {
             return;
@@ -147,17 +149,19 @@ impl Table {
                 self.deferred.lock().push(ino);
                 return;
             }
+            if !node.is_dir() {
+                gone(ino);
+            }
             let node = shard.remove(&ino.0);
             if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
                 shard.shrink_to_fit();
             }
             drop(shard);
             let Some(node) = node.and_then(Arc::into_inner) else { return };
-            if !node.is_dir() {
-                gone(ino);
-            }
             let place = node.place.into_inner();
             next = place.parent.as_ref().map(|p| p.ino);
+            let others = place.extra.iter().flat_map(|e| &e.aliases).map(|(dir, _)| dir.ino);
+            self.deferred.lock().extend(others);
             drop(place);
             self.count_freed();
         }

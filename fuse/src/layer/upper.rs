@@ -192,6 +192,19 @@ impl Upper {
         matches!(self.policy, OverridePolicy::Always(_))
     }
 
+    /// True if this process could no longer serve a file with this mode: not read its data and marks, or not work
+    /// in the directory. Such a mode is better kept in an attribute. Root of a namespace is not bound by modes.
+    pub fn locks_out(&self, kind: Kind, perm: u32) -> bool {
+        let needed = match kind {
+            Kind::Dir => 0o700,
+            Kind::File => 0o400,
+            _ => 0,
+        };
+        self.policy == OverridePolicy::WhenRefused
+            && perm & needed != needed
+            && sys::process::effective_uid() != 0
+    }
+
     fn turn_overrides_on(&self, name: OverrideName) -> Result<()> {
         let place = Place::dir(&self.root);
         if sys::xattr::get_value(place, name.xattr())?.is_none() {
@@ -415,6 +428,9 @@ impl Upper {
     pub fn settle(&self, place: Place<'_>, stat: &Stat, owner: Owner, perm: u32, lossy: Lossy) -> Result<()> {
         if self.forces_overrides() {
             return self.override_stat(place, stat, owner, perm);
+        }
+        if self.locks_out(stat.kind(), perm) && self.override_stat(place, stat, owner, perm).is_ok() {
+            return keep_accessible(place, stat, perm);
         }
         let same_owner = (stat.uid, stat.gid) == (owner.uid, owner.gid);
         if !same_owner {

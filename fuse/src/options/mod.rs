@@ -81,7 +81,7 @@ pub struct MountRequest {
     pub foreground: bool,
     /// Tell about each request on standard error.
     pub debug: bool,
-    /// The lower layers, as typed, **index 0 is the top**; never empty.
+    /// The lower layers, as typed, **index 0 is the top**; never empty, except for `remount`.
     pub lowers: Vec<PathBuf>,
     /// The upper layer, as typed. With `read_only` it is the top layer and is not written to.
     pub upper: Option<PathBuf>,
@@ -89,6 +89,8 @@ pub struct MountRequest {
     pub work: Option<PathBuf>,
     /// The mount refuses changes: `ro` was typed last, or there is no upper layer.
     pub read_only: bool,
+    /// Nothing is mounted: the flags of the mount that is there change. Layers mean nothing then.
+    pub remount: bool,
     /// How directories of lower layers are renamed, and whether redirects are followed.
     pub redirect_dir: RedirectDir,
     /// Copy up attributes without data where only attributes change.
@@ -140,6 +142,7 @@ impl MountRequest {
             upper: None,
             work: None,
             read_only: false,
+            remount: false,
             redirect_dir: RedirectDir::Copy,
             metacopy: false,
             user_xattr: None,
@@ -399,6 +402,10 @@ impl Draft {
     /// Settles what depends on several options, and refuses what does not fit together.
     fn finish(self) -> Result<MountRequest> {
         let Self { mut request, read_only, squash, squash_to_root } = self;
+        if request.remount {
+            request.read_only = read_only;
+            return Ok(request);
+        }
         if request.lowers.is_empty() {
             let subject = printable(request.mount_point.as_os_str().as_bytes());
             let cause = "no lower layer is given: add -o lowerdir=DIR, or lowerdir=TOP:NEXT for several";

@@ -493,9 +493,11 @@ const MOUNT_FLAGS: &[OptionRow] = &[
             Ok(())
         },
     ),
-    row("remount", Takes::Nothing, "refused: a running mount cannot be changed", |_, _| {
-        Err("a running mount cannot be changed: unmount it and mount it again".into())
-    }),
+    flag(
+        "remount",
+        "change the mount flags of a running mount, as mount -o remount does; layers stay",
+        |draft| draft.request.remount = true,
+    ),
 ];
 
 const WITHOUT_EFFECT: &[OptionRow] = &[

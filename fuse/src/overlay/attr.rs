@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::idmap::{IdMap, Owner};
 use crate::inode::node::{At, Node, Whereabouts};
 use crate::layer::entry::{DirContext, LayerEntry};
-use crate::layer::read;
+use crate::layer::{marks, read};
 use crate::sys::stat::{FsStat, Stat};
 use crate::sys::xattr::SetMode;
 use crate::sys::{self, Place};
@@ -170,6 +170,12 @@ impl Overlay {
         if upper.overrides().is_some() && self.set_override(node, change)? {
             return self.follow_override(node, change);
         }
+        if change.perm.is_some_and(|perm| upper.locks_out(node.kind, perm)) {
+            let refused = Error::from_errno(libc::EACCES);
+            if self.start_override(node, change, false, refused).is_ok() {
+                return self.follow_override(node, change);
+            }
+        }
         if chowns {
             let (uid, gid) = self.stored_ids(change)?;
             match self.with_upper(node, |at| sys::stat::chown(at, uid, gid)) {
@@ -276,6 +282,10 @@ impl Overlay {
         }
         self.copy_up(node, if size == 0 { Want::Nothing } else { Want::Data })?;
         let fd = self.writer(node)?;
+        if size == 0 && node.place.read().name.starts_with(marks::WHITEOUT_PREFIX) {
+            // A file that somebody else put into the upper layer would become a whiteout.
+            self.mark_literal(self.writable()?, Place::Fd(std::os::fd::AsFd::as_fd(&*fd)))?;
+        }
         sys::stat::truncate(std::os::fd::AsFd::as_fd(&*fd), size)?;
         self.kill_privileges(node, privileges)
     }

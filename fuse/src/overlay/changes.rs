@@ -5,7 +5,7 @@
 use super::readdir::Taken;
 use super::{Overlay, Settings};
 use crate::error::Result;
-use crate::inode::node::Node;
+use crate::inode::node::{LowerDir, Node};
 use crate::types::{Attr, Kind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -74,21 +74,26 @@ impl Overlay {
                     let before = old.remove(&name);
                     let kind = match &before {
                         None => Some(ChangeKind::Added),
-                        Some(_) if !node.is_upper() => None,
                         Some((_, was)) => differs(was, &attr).then_some(ChangeKind::Modified),
                     };
                     if let Some(kind) = kind {
                         changes.push(Change { path: child.clone(), kind });
                     }
                     let below = before.map(|(node, _)| node);
-                    if node.is_dir() && (below.is_none() || node.is_upper()) {
+                    if node.is_dir() && below.as_ref().is_none_or(|b| !is_unchanged(&node, b)) {
                         todo.push((child, Arc::clone(&node), below.filter(|b| b.is_dir())));
                         held.push(node);
                     } else {
                         self.put(node);
+                        if let (Some(base), Some(below)) = (&base, below) {
+                            base.put(below);
+                        }
                     }
                 }
-                for (name, _) in old {
+                for (name, (node, _)) in old {
+                    if let Some(base) = &base {
+                        base.put(node);
+                    }
                     let child = if path.is_empty() { name } else { [&path[..], b"/", &name].concat() };
                     changes.push(Change { path: child, kind: ChangeKind::Removed });
                 }
@@ -119,6 +124,14 @@ impl Overlay {
             }
         }
     }
+}
+
+/// True for a directory that is only in lower layers, and in the same ones as before: nothing in it can differ.
+/// Below a renamed directory a path leads to what another path led to.
+fn is_unchanged(node: &Node, below: &Node) -> bool {
+    let (Some(is), Some(was)) = (&node.dir, &below.dir) else { return false };
+    let is_same = |(a, b): (&LowerDir, &LowerDir)| a.layer == b.layer && a.path == b.path;
+    !node.is_upper() && is.lowers.len() == was.lowers.len() && is.lowers.iter().zip(&was.lowers).all(is_same)
 }
 
 fn differs(was: &Attr, is: &Attr) -> bool {

@@ -329,7 +329,9 @@ impl Overlay {
         let lossy = if self.settings.ownership.may_lose_owner() { Lossy::Yes } else { Lossy::No };
         let stands_in = stat.kind() == Kind::File && kind != Kind::File && !plan.new.looks_like_whiteout();
         let needs_stand_in = !matches!(stat.kind(), Kind::File | Kind::Dir);
-        let is_settled = (stat.uid, stat.gid) == (owner.uid, owner.gid) && stat.mode & 0o7777 == perm;
+        let is_settled = (stat.uid, stat.gid) == (owner.uid, owner.gid)
+            && stat.mode & 0o7777 == perm
+            && !upper.locks_out(stat.kind(), perm);
         let forced = upper.forces_overrides();
         if let (true, New::Node(kind, device)) = (stands_in, plan.new) {
             // It was made as a stand-in: the attribute says what it is, so nothing else may be written there.
@@ -419,6 +421,9 @@ impl Overlay {
         check_name(name)?;
         let upper = self.writable()?;
         if node.is_dir() {
+            let part = dir_part(dir)?;
+            self.learn_names(part)?;
+            self.obstacle(dir, &part.state.read(), name)?;
             return Err(Error::from_errno(libc::EPERM));
         }
         self.expect_absent(dir, name)?;

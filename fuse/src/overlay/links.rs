@@ -13,11 +13,12 @@ use super::lookup::Resolved;
 use super::place::dir_part;
 use crate::error::{Error, Result};
 use crate::inode::node::{At, LowerFile, Node};
+use crate::layer::marks::WHITEOUT_PREFIX;
 use crate::layer::source::{LayerPath, LayerSource, child_path};
 use crate::sys::node::RenameMode;
 use crate::sys::stat::Stat;
 use crate::sys::{self, Place};
-use crate::types::{Ino, SetTime};
+use crate::types::{Ino, Kind, SetTime};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
@@ -128,7 +129,12 @@ impl Overlay {
         }
         // By way of the work directory: a link cannot replace what a layer of another dialect has there.
         let temp = upper.temp_name();
-        self.with_upper_place(&place, |at| sys::node::link(at, upper.work(), &temp))?;
+        self.with_upper_place(&place, |at| {
+            if name.starts_with(WHITEOUT_PREFIX) && node.kind == Kind::File {
+                self.mark_literal(upper, at)?;
+            }
+            sys::node::link(at, upper.work(), &temp)
+        })?;
         let renamed = sys::node::rename(upper.work(), &temp, fd.as_fd(), name, RenameMode::NoReplace);
         if renamed.is_err() {
             upper.delete_temp(&temp, node.kind);

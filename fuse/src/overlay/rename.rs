@@ -162,12 +162,6 @@ impl Overlay {
         match (target, victim) {
             (Target::MustNotExist, Some(_)) => return fail(libc::EEXIST),
             (Target::Exchange, None) => return fail(libc::ENOENT),
-            (Target::Replace, Some(victim)) if source.is_dir() && !victim.is_dir() => {
-                return fail(libc::ENOTDIR);
-            }
-            (Target::Replace, Some(victim)) if !source.is_dir() && victim.is_dir() => {
-                return fail(libc::EISDIR);
-            }
             _ => {}
         }
         if source.is_dir() && is_above(source, to.dir) {
@@ -177,12 +171,17 @@ impl Overlay {
             if is_above(victim, from.dir) {
                 return fail(if target == Target::Exchange { libc::EINVAL } else { libc::ENOTEMPTY });
             }
+            if target == Target::Replace && !source.is_dir() {
+                return fail(libc::EISDIR);
+            }
             if target == Target::Replace && !Arc::ptr_eq(victim, source) {
                 let part = dir_part(victim)?;
                 if !self.is_empty_dir(victim, &part.state.read())? {
                     return fail(libc::ENOTEMPTY);
                 }
             }
+        } else if target == Target::Replace && victim.is_some() && source.is_dir() {
+            return fail(libc::ENOTDIR);
         }
         Ok(())
     }

@@ -113,16 +113,17 @@ pub fn sync(fd: BorrowedFd<'_>, what: Sync) -> Result<()> {
     .map(drop)
 }
 
-/// Starts to write the data of an open file to the disk, without waiting for it.
+/// Starts to write a range of an open file to the disk, without waiting for it; length 0 means to the end.
 ///
 /// On ext4 this gives the data its place on the disk, and a journal in ordered mode (the default) then writes
 /// the data before it commits what is done to the file next, a rename for instance.
 ///
 /// # Errors
 /// As `sync_file_range(2)`.
-pub fn start_writeback(fd: BorrowedFd<'_>) -> Result<()> {
+pub fn start_writeback(fd: BorrowedFd<'_>, at: u64, length: u64) -> Result<()> {
+    let (at, length) = (offset(at)?, offset(length)?);
     // SAFETY: the descriptor is open; no memory is passed.
-    check(unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) }).map(drop)
+    check(unsafe { libc::sync_file_range(fd.as_raw_fd(), at, length, libc::SYNC_FILE_RANGE_WRITE) }).map(drop)
 }
 
 /// What [`sync`] brings to the disk.

@@ -45,6 +45,8 @@ impl MountFlags {
     pub const SYNC: Self = Self(libc::MS_SYNCHRONOUS);
     /// `dirsync`
     pub const DIR_SYNC: Self = Self(libc::MS_DIRSYNC);
+    /// `remount`: the flags of a mount that is there are set, and nothing is mounted.
+    pub const REMOUNT: Self = Self(libc::MS_REMOUNT);
 
     /// These flags and those of `other`.
     #[must_use]
@@ -189,22 +191,73 @@ pub fn mount_id(path: &Path) -> Result<MountId> {
     Ok(MountId { number, unique: false })
 }
 
+/// Type and flags of the topmost mount at `target`, an absolute path without symbolic links; `None` if it is no
+/// mount point. Asks no server.
+///
+/// # Errors
+/// As reading `/proc/self/mountinfo`.
+///
+/// # Source
+/// proc(5), `/proc/pid/mountinfo`: field 5 is the mount point, 6 are the flags, and the type follows a `-`.
+pub fn mounted_at(target: &Path) -> Result<Option<(OsString, MountFlags)>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let mut lines = table.split(|byte| *byte == b'\n').rev();
+    Ok(lines.find_map(|line| read_mount_line(line, target)))
+}
+
+fn read_mount_line(line: &[u8], target: &Path) -> Option<(OsString, MountFlags)> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let point = unescape(words.nth(4)?);
+    if point != target.as_os_str().as_bytes() {
+        return None;
+    }
+    let known: [(&[u8], MountFlags); 6] = [
+        (b"ro", MountFlags::READ_ONLY),
+        (b"nosuid", MountFlags::NO_SUID),
+        (b"nodev", MountFlags::NO_DEV),
+        (b"noexec", MountFlags::NO_EXEC),
+        (b"noatime", MountFlags::NO_ATIME),
+        (b"nodiratime", MountFlags::NO_DIR_ATIME),
+    ];
+    let flags = words.next()?.split(|byte| *byte == b',').fold(MountFlags::NONE, |all, word| {
+        let flag = known.iter().find(|(name, _)| *name == word);
+        flag.map_or(all, |(_, flag)| all.with(*flag))
+    });
+    let kind = words.skip_while(|word| *word != b"-").nth(1)?;
+    Some((OsStr::from_bytes(kind).to_os_string(), flags))
+}
+
+/// Resolves the octal escapes of proc(5).
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, after)) = rest.split_first() {
+        let code = (byte == b'\\').then(|| after.get(..3)).flatten();
+        let code = code.and_then(|c| u8::from_str_radix(std::str::from_utf8(c).ok()?, 8).ok());
+        plain.push(code.unwrap_or(byte));
+        rest = if code.is_some() { after.get(3..).unwrap_or_default() } else { after };
+    }
+    plain
+}
+
 fn open_place(path: &Path) -> Result<OwnedFd> {
     use std::os::unix::fs::OpenOptionsExt;
     let flags = libc::O_PATH | libc::O_NOFOLLOW;
     Ok(File::options().read(true).custom_flags(flags).open(path)?.into())
 }
 
-/// Asks the file system at `path` for attributes, not satisfied with what the kernel remembers.
+/// Asks the file system at `path` for attributes, not satisfied with what the kernel remembers; returns its
+/// device number, major and minor.
 ///
 /// # Errors
 /// ENOTCONN if a FUSE server is gone; else what the server answers.
 ///
 /// # Source
 /// statx(2), `AT_STATX_FORCE_SYNC`.
-pub fn ask_attributes(path: &Path) -> Result<()> {
+pub fn ask_attributes(path: &Path) -> Result<(u32, u32)> {
     let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_FORCE_SYNC;
-    statx(path, flags, libc::STATX_BASIC_STATS).map(drop)
+    let answer = statx(path, flags, libc::STATX_BASIC_STATS)?;
+    Ok((answer.stx_dev_major, answer.stx_dev_minor))
 }
 
 /// What the inherited descriptor number `fd` is.
@@ -307,6 +360,18 @@ mod tests {
         assert_eq!(mount_id(Path::new("/.")).unwrap(), root);
         assert_ne!(mount_id(Path::new("/proc")).unwrap(), root);
         assert_eq!(mount_id(Path::new("/no such place")).unwrap_err().errno(), libc::ENOENT);
+    }
+
+    #[test]
+    fn lines_of_mountinfo_are_read() {
+        let line = b"36 35 0:98 / /mnt/a\\040b\\134c rw,nosuid,noatime shared:1 master:2 - fuse.plywood-fuse src rw,user_id=0";
+        let flags = MountFlags::NO_SUID.with(MountFlags::NO_ATIME);
+        let found = read_mount_line(line, Path::new("/mnt/a b\\c"));
+        assert_eq!(found, Some((OsString::from("fuse.plywood-fuse"), flags)));
+        assert_eq!(read_mount_line(line, Path::new("/mnt/a")), None);
+        assert_eq!(read_mount_line(b"", Path::new("/")), None);
+        assert_eq!(mounted_at(Path::new("/proc")).unwrap().map(|(kind, _)| kind), Some("proc".into()));
+        assert_eq!(mounted_at(Path::new("/proc/self")).unwrap(), None);
     }
 
     #[test]

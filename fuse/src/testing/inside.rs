@@ -75,7 +75,7 @@ impl Inside {
         let mut current = (root, attr);
         for name in path.split('/').filter(|n| !n.is_empty()) {
             let next = match current.0.kind {
-                Kind::Symlink => Err(errno(libc::ELOOP)),
+                Kind::Symlink => Err(errno(libc::ENOTDIR)),
                 _ => self.overlay()?.lookup(&current.0, name.as_bytes()),
             };
             self.put_or_hold(current.0);
@@ -88,13 +88,11 @@ impl Inside {
     fn dir_of<'a>(&mut self, path: &'a str) -> Result<(Arc<Node>, &'a [u8])> {
         let (dir, name) = split(path);
         let (node, _) = self.walk(dir)?;
-        let wrong = match node.kind {
-            Kind::Dir => return Ok((node, name.as_bytes())),
-            Kind::Symlink => libc::ELOOP,
-            _ => libc::ENOTDIR,
-        };
+        if node.is_dir() {
+            return Ok((node, name.as_bytes()));
+        }
         self.put(node);
-        Err(errno(wrong))
+        Err(errno(libc::ENOTDIR))
     }
 
     /// The node of a regular file.
@@ -119,7 +117,12 @@ impl Inside {
             Verb::Mknod => New::Node(Kind::Char, Device { major: perm, minor: operation.number(1) as u32 }),
             _ => New::Symlink(operation.other.as_bytes()),
         };
-        let perm = if operation.verb == Verb::Mknod { 0o644 } else { perm };
+        let perm = match operation.verb {
+            Verb::Mknod => 0o644,
+            // The kernel itself takes these bits away.
+            Verb::Mkdir => perm & 0o1777,
+            _ => perm,
+        };
         let (uid, gid) = (sys::process::effective_uid(), sys::process::effective_gid());
         let made = self.overlay()?.create(&dir, name, new, perm, Creator { uid, gid, umask: 0o022 });
         self.put(dir);
@@ -161,11 +164,13 @@ impl Inside {
     }
 
     fn link(&mut self, operation: &Operation) -> Result<Answer> {
-        let (node, _) = self.walk(&operation.path)?;
-        let (dir, name) = match self.dir_of(&operation.other) {
-            Ok(dir) => dir,
+        let (from, _) = self.dir_of(&operation.path)?;
+        self.put(from);
+        let (dir, name) = self.dir_of(&operation.other)?;
+        let node = match self.walk(&operation.path) {
+            Ok((node, _)) => node,
             Err(e) => {
-                self.put(node);
+                self.put(dir);
                 return Err(e);
             }
         };

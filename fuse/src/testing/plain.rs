@@ -33,6 +33,11 @@ pub(crate) fn errno(errno: i32) -> Error {
     Error::from_errno(errno)
 }
 
+/// A symlink on the way is not a directory, as far as these operations are concerned.
+fn no_link(e: Error) -> Error {
+    if e.errno() == libc::ELOOP { errno(libc::ENOTDIR) } else { e }
+}
+
 /// A directory of the disk, or a mount.
 pub struct Plain {
     root: OwnedFd,
@@ -53,7 +58,7 @@ impl Plain {
     /// # Errors
     /// Those of the disk.
     pub fn entries(&self, dir: &str) -> Result<Entries> {
-        tree::entries_at(self.root.as_fd(), dir)
+        tree::entries_at(self.root.as_fd(), dir).map_err(no_link)
     }
 
     /// The kind of what is under a path, and what tells it from all others.
@@ -68,7 +73,8 @@ impl Plain {
 
     fn place<'a>(&self, path: &'a str) -> Result<(OwnedFd, &'a [u8])> {
         let (dir, name) = split(path);
-        let fd = sys::open::open_dir_beneath(self.root.as_fd(), dir.as_bytes(), DirMode::Base)?;
+        let fd = sys::open::open_dir_beneath(self.root.as_fd(), dir.as_bytes(), DirMode::Base);
+        let fd = fd.map_err(no_link)?;
         Ok((fd, if name.is_empty() { b"." } else { name.as_bytes() }))
     }
 

@@ -67,7 +67,15 @@ fn sequence(variant: &Variant, seed: u64, make: Maker<'_>) -> u64 {
 
 fn again(variant: &Variant, layers: &[Layer], operations: &[Operation], make: Maker<'_>) -> Option<Failure> {
     let mut rest = operations.iter().cloned();
-    model::run(variant, layers, &mut *make(variant), 1, &mut |_| rest.next()).err()
+    let every = if operations.len() > 40 { 10 } else { 1 };
+    model::run(variant, layers, &mut *make(variant), every, &mut |_| rest.next()).err()
+}
+
+/// What went wrong, without names and numbers: a shorter sequence that fails otherwise is another failure.
+fn kind(failure: &Failure) -> String {
+    let words = failure.words.split_once('\n').map_or(failure.words.as_str(), |(_, words)| words);
+    let unquoted: String = words.split('"').step_by(2).collect();
+    unquoted.chars().filter(|c| c.is_alphabetic()).take(16).collect()
 }
 
 /// The smallest sequence and layers that still go wrong, found in limited time.
@@ -85,6 +93,7 @@ fn smallest(
     let operations = failure.operations.clone();
     let operations = shorten(&operations, &mut tries, &mut |operations| {
         let failed = if in_time() { again(variant, &layers, operations, make) } else { None };
+        let failed = failed.filter(|f| kind(f) == kind(failure));
         let fails = failed.is_some();
         best = failed.unwrap_or_else(|| best.clone());
         fails
@@ -98,6 +107,7 @@ fn smallest(
         };
         let items = shorten(&items, &mut tries, &mut |items| {
             let failed = if in_time() { again(variant, &with(items), &operations, make) } else { None };
+            let failed = failed.filter(|f| kind(f) == kind(failure));
             let fails = failed.is_some();
             best = failed.unwrap_or_else(|| best.clone());
             fails

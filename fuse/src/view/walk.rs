@@ -61,10 +61,10 @@ impl Iterator for Walk {
     type Item = Result<WalkEntry>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some((dir, path)) = self.next.take() {
-            if let Err(e) = self.open(dir, path) {
-                return Some(Err(e));
-            }
+        if let Some((dir, path)) = self.next.take()
+            && let Err(e) = self.open(dir, path)
+        {
+            return Some(Err(e));
         }
         loop {
             let frame = self.frames.last_mut()?;

@@ -12,6 +12,9 @@
 //! the directory that PLYWOOD_TEST_DIR names; it has to be on a real disk.
 
 mod again;
+mod bad_input;
 mod economy;
+mod owners;
 mod peers;
+mod program;
 mod support;

@@ -226,39 +226,44 @@ impl Plan<'_> {
 
     /// Starts a server, or tells what the program said.
     pub fn try_mount(&self) -> Result<Mount, Output> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let merged = self.stage.dir(&self.merged);
-        let stats = self.stage.path(format!("stats-{number}"));
-        let trace = self.stage.path(format!("trace-{number}"));
         let mut words: Vec<OsString> = Vec::new();
+        let files = Files::next(self.stage);
         if self.traced {
             words.extend(["strace", "-f", "-qq", "-o"].map(OsString::from));
-            words.push(trace.clone().into());
+            words.push(files.trace.clone().into());
         }
         words.push(program().into());
         words.push("-o".into());
         words.push(self.option_string().into());
         words.push(merged.clone().into());
-        let output = Command::new(&words[0])
-            .args(&words[1..])
-            .env("PLYWOOD_FUSE_STATS", &stats)
-            .stdin(Stdio::null())
-            .output_or_trace(self.traced, &merged);
-        if !output.status.success() {
-            return Err(output);
-        }
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let server = server_of(&merged).expect("a mount has a server");
-        Ok(Mount {
-            merged,
-            stats,
-            trace,
-            said,
-            watchdog: Some(Watchdog::start(server)),
-            server,
-            ended: false,
-        })
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env("PLYWOOD_FUSE_STATS", &files.stats).stdin(Stdio::null());
+        let output = command.output_or_trace(self.traced, &merged);
+        Mount::of(output, merged, files)
+    }
+}
+
+/// Files beside a mount.
+struct Files {
+    stats: PathBuf,
+    trace: PathBuf,
+}
+
+impl Files {
+    fn next(stage: &Stage) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { stats: stage.path(format!("stats-{number}")), trace: stage.path(format!("trace-{number}")) }
+    }
+}
+
+impl Stage {
+    /// Runs a command that leaves a server behind for `merged`, one word of its command line.
+    pub fn start(&self, command: &mut Command, merged: &Path) -> Result<Mount, Output> {
+        let files = Files::next(self);
+        let output = command.env("PLYWOOD_FUSE_STATS", &files.stats).stdin(Stdio::null()).output();
+        Mount::of(output.expect("run the program"), merged.to_path_buf(), files)
     }
 }
 
@@ -287,14 +292,17 @@ impl OutputOrTrace for Command {
     }
 }
 
-/// The process that serves a mount point: the one whose last word is its path.
-fn server_of(merged: &Path) -> Option<u32> {
+/// The process that serves a mount point: it runs our program, and the path is one of its words.
+pub fn server_of(merged: &Path) -> Option<u32> {
+    let ours = program();
     for entry in fs::read_dir("/proc").expect("read /proc").flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        let runs = fs::read_link(entry.path().join("exe")).ok();
+        if runs.as_deref().and_then(Path::file_name) != ours.file_name() {
+            continue;
+        }
         let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let mut words = words.split(|b| *b == 0).filter(|w| !w.is_empty());
-        let is_tracer = words.clone().next().is_some_and(|w| w.ends_with(b"strace"));
-        if !is_tracer && words.next_back() == Some(merged.as_os_str().as_bytes()) {
+        if words.split(|b| *b == 0).any(|word| word == merged.as_os_str().as_bytes()) {
             return Some(pid);
         }
     }
@@ -362,6 +370,16 @@ pub struct Mount {
 }
 
 impl Mount {
+    fn of(output: Output, merged: PathBuf, files: Files) -> Result<Self, Output> {
+        if !output.status.success() {
+            return Err(output);
+        }
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let Some(server) = server_of(&merged) else { panic!("nobody serves {}: {said}", merged.display()) };
+        let Files { stats, trace } = files;
+        Ok(Self { merged, stats, trace, said, watchdog: Some(Watchdog::start(server)), server, ended: false })
+    }
+
     /// A path in the mounted tree.
     pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
         self.merged.join(relative)
@@ -440,7 +458,11 @@ impl Mount {
         if let Some(watchdog) = self.watchdog.take() {
             watchdog.stop();
         }
-        let unmounted = unmount(&self.merged);
+        // A server that has ended by itself may have taken its mount along.
+        let unmounted = match unmount(&self.merged) {
+            Err(_) if !runs(self.server) => Ok(()),
+            other => other,
+        };
         if wait_until(END_PATIENCE, || !runs(self.server)) {
             return unmounted;
         }
@@ -457,6 +479,14 @@ impl Drop for Mount {
             ended.expect("end of the mount");
         }
     }
+}
+
+/// The line of a mount in the table of this process: source, type and options.
+pub fn mount_line(merged: &Path) -> Option<[String; 3]> {
+    let table = fs::read_to_string("/proc/self/mounts").expect("the table of mounts");
+    let words = table.lines().rev().map(|line| line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    let mut mine = words.filter(|words| words.get(1).is_some_and(|point| Path::new(point) == merged));
+    mine.next().map(|words| [words[0].clone(), words[2].clone(), words[3].clone()])
 }
 
 /// Unmounts, as root or through fusermount3; lazily if somebody still looks into it.

@@ -49,8 +49,11 @@ fn layers() -> Layers {
     layers
 }
 
+/// What it is called, and what it does.
+type Step = (&'static str, fn(&View));
+
 /// The steps. Between any two of them the overlay may be closed and opened again.
-const STEPS: &[(&str, fn(&View))] = &[
+const STEPS: &[Step] = &[
     ("own", |v| {
         for entry in v.walk("/").unwrap().collect::<Vec<_>>() {
             v.lchown(entry.unwrap().path, Some(0), Some(0)).unwrap();
