@@ -313,7 +313,7 @@ impl Origin {
             |at: usize| self.handle.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes);
         match (self.kind, self.handle.len()) {
             (1, 8) => word(0),
-            (1, 12) => Some(word(1 * 4)? | (word(2 * 4)? << 32)),
+            (1, 12) => Some(word(4)? | (word(8)? << 32)),
             (0x81, 12) => long(0),
             (0x4d, 20) => long(0),
             _ => None,

@@ -5,3 +5,6 @@
 
 pub mod lookup;
 pub mod readdir;
+
+#[cfg(test)]
+mod tests;

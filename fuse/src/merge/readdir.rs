@@ -31,8 +31,8 @@ struct Seen {
     /// The layer that decided.
     layer: u16,
     said: Name,
-    /// A directory that a layer below may still add to.
-    open: bool,
+    /// Layers below this one add nothing to it.
+    last: u16,
     merged: bool,
 }
 
@@ -52,19 +52,22 @@ impl Merger {
         let layer = self.layer;
         match self.names.entry(name.into()) {
             Entry::Vacant(slot) => {
-                slot.insert(Seen { layer, said, open: said == Name::ShownDir, merged: false });
+                let last = if said == Name::ShownDir { u16::MAX } else { layer };
+                slot.insert(Seen { layer, said, last, merged: false });
             }
             Entry::Occupied(mut slot) => {
                 let seen = slot.get_mut();
                 if seen.layer == layer {
-                    let hides = said == Name::Hidden || seen.said == Name::Hidden;
+                    // Hidden and shown at once, in either order.
+                    seen.last = layer;
                     if seen.said == Name::Hidden {
                         seen.said = said;
                     }
-                    seen.open = !hides && seen.said == Name::ShownDir;
-                } else if seen.open {
-                    seen.open = said == Name::ShownDir;
+                } else if layer <= seen.last {
                     seen.merged |= said == Name::ShownDir;
+                    if said != Name::ShownDir {
+                        seen.last = layer;
+                    }
                 }
             }
         }

@@ -269,7 +269,7 @@ const BEHAVIOUR: &[OptionRow] = &[
     row(
         "acl",
         Takes::Optional("on|off|auto"),
-        "POSIX access control lists (default auto: if all layers can keep them)",
+        "POSIX access control lists (default auto: where a layer shows some at its root)",
         |draft, given| {
             draft.request.acl =
                 given.choice(&[("on", AclMode::On), ("off", AclMode::Off), ("auto", AclMode::Auto)])?;
@@ -281,8 +281,7 @@ const BEHAVIOUR: &[OptionRow] = &[
     row(
         "xino",
         Takes::Optional("on|off|auto"),
-        "inode numbers that last across mounts when layers are on several disks: as far as the disks \
-         allow (auto, the default), or no mount (on)",
+        "inode numbers last across mounts on one disk and on several, whatever is chosen",
         |draft, given| {
             draft.request.xino =
                 given.choice(&[("on", XinoMode::On), ("off", XinoMode::Off), ("auto", XinoMode::Auto)])?;

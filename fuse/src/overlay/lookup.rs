@@ -241,7 +241,7 @@ impl Overlay {
                     if hints.is_none() {
                         hints = Some(self.hints(part, state, name));
                     }
-                    let all = hints.as_ref().map(Vec::as_slice).unwrap_or_default();
+                    let all = hints.as_deref().unwrap_or_default();
                     let Some(&(at, hint)) = all.iter().find(|(at, _)| *at >= position) else { break };
                     position = at + 1;
                     let Some(lower) = part.lowers.get(usize::from(at)) else { break };
@@ -319,10 +319,9 @@ impl Overlay {
             }
         }
         let mut last = hint.hides;
-        if hint.ask_for_mark_file && !matches!(entry, LayerEntry::Whiteout) {
-            if let Some(marker) = marks::aufs_whiteout(name) {
-                last |= layer.has_mark_file(&lower.path, &marker)?;
-            }
+        let marker = marks::aufs_whiteout(name).filter(|_| hint.ask_for_mark_file);
+        if let (Some(marker), false) = (marker, entry == LayerEntry::Whiteout) {
+            last |= layer.has_mark_file(&lower.path, &marker)?;
         }
         if last && entry == LayerEntry::Absent {
             entry = LayerEntry::Whiteout;

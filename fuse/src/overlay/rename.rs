@@ -353,7 +353,7 @@ impl Overlay {
         let leaves_whiteout = self.shows_below(from.dir, states.from(), from.name)?;
         let below = self.shows_below(to.dir, states.to(), to.name)?;
         let impure = is_impure(states.from());
-        self.mark_for_move(source, to, below, states.to_mut(), impure)?;
+        self.mark_for_move(source, to, below, states.new_mut(), impure)?;
         let from_fd = self.upper_dir(from.dir)?;
         let to_fd = self.upper_dir(to.dir)?;
         let obstacle = match victim {
@@ -421,8 +421,8 @@ impl Overlay {
         drop(victim_state);
         let _ = now;
         move_name(source, from, to);
-        self.list_gone(states.from_mut(), from.name);
-        self.list_made(states.to_mut(), to.name);
+        self.list_gone(states.old_mut(), from.name);
+        self.list_made(states.new_mut(), to.name);
         Ok(())
     }
 
@@ -437,14 +437,14 @@ impl Overlay {
         let below_to = self.shows_below(to.dir, states.to(), to.name)?;
         let below_from = self.shows_below(from.dir, states.from(), from.name)?;
         let (from_impure, to_impure) = (is_impure(states.from()), is_impure(states.to()));
-        self.mark_for_move(source, to, below_to, states.to_mut(), from_impure)?;
-        self.mark_for_move(other, from, below_from, states.from_mut(), to_impure)?;
+        self.mark_for_move(source, to, below_to, states.new_mut(), from_impure)?;
+        self.mark_for_move(other, from, below_from, states.old_mut(), to_impure)?;
         let (from_fd, to_fd) = (self.upper_dir(from.dir)?, self.upper_dir(to.dir)?);
         sys::node::rename(from_fd.as_fd(), from.name, to_fd.as_fd(), to.name, RenameMode::Exchange)?;
         move_name(source, from, to);
         move_name(other, to, from);
-        self.list_moved(states.from_mut(), from.name);
-        self.list_moved(states.to_mut(), to.name);
+        self.list_moved(states.old_mut(), from.name);
+        self.list_moved(states.new_mut(), to.name);
         Ok(())
     }
 
@@ -542,11 +542,11 @@ impl<'a> Locked<'a> {
         self.to.as_deref().unwrap_or(&self.from)
     }
 
-    fn from_mut(&mut self) -> &mut DirState {
+    fn old_mut(&mut self) -> &mut DirState {
         &mut self.from
     }
 
-    fn to_mut(&mut self) -> &mut DirState {
+    fn new_mut(&mut self) -> &mut DirState {
         self.to.as_deref_mut().unwrap_or(&mut self.from)
     }
 }

@@ -41,10 +41,10 @@ impl Overlay {
 
     fn raw_xattr_any_namespace(&self, node: &Arc<Node>, name: &[u8]) -> Result<Option<Vec<u8>>> {
         for own in [Namespace::User, Namespace::Trusted] {
-            if let Some(on_disk) = marks::escape(name, own) {
-                if let Some(value) = self.raw_xattr(node, &on_disk)? {
-                    return Ok(Some(value));
-                }
+            let Some(on_disk) = marks::escape(name, own) else { continue };
+            let value = self.raw_xattr(node, &on_disk)?;
+            if value.is_some() {
+                return Ok(value);
             }
         }
         Ok(None)

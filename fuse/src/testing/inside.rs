@@ -29,13 +29,15 @@ pub struct Inside {
     handles: HashMap<u64, Ino>,
     /// Inodes that are remembered for no reason, the oldest first.
     held: Vec<Ino>,
-    walks: usize,
+    /// Whether those that are met now are remembered: each operation decides that for itself, so that it does
+    /// the same in a shorter sequence.
+    holds: bool,
 }
 
 impl Inside {
     /// An overlay with these settings, to be opened later.
     pub fn new(settings: Settings) -> Inside {
-        Inside { settings, overlay: None, handles: HashMap::new(), held: Vec::new(), walks: 0 }
+        Inside { settings, overlay: None, handles: HashMap::new(), held: Vec::new(), holds: false }
     }
 
     fn overlay(&self) -> Result<&Overlay> {
@@ -53,8 +55,7 @@ impl Inside {
 
     /// Gives a node back, or remembers it for a while.
     fn put_or_hold(&mut self, node: Arc<Node>) {
-        self.walks += 1;
-        if self.walks % 3 != 0 || node.ino == Ino::ROOT {
+        if !self.holds || node.ino == Ino::ROOT {
             return self.put(node);
         }
         self.held.push(node.ino);
@@ -423,6 +424,7 @@ impl Subject for Inside {
 
     fn apply(&mut self, operation: &Operation) -> Result<Answer> {
         use Verb::*;
+        self.holds = digest(operation.to_string().as_bytes()) % 3 == 0;
         match operation.verb {
             Create | Mkdir | Mkfifo | Mknod | Symlink => self.make(operation),
             Unlink | Rmdir => self.remove(operation),

@@ -134,6 +134,17 @@ pub struct View {
     pub all: random::Kinds,
 }
 
+/// How often both are compared, besides at the end and whenever the file system is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// The whole trees after each operation.
+    Each,
+    /// What was touched after each operation, the whole trees after so many.
+    Touched(usize),
+    /// Answers only, and the whole trees after so many.
+    Answers(usize),
+}
+
 /// Where both went apart.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -146,6 +157,7 @@ pub struct Failure {
 struct Run<'a> {
     variant: &'a Variant,
     temp: &'a Path,
+    pace: Pace,
     subject: &'a mut dyn Subject,
     reference: Plain,
     stack: Stack,
@@ -166,21 +178,19 @@ type Checked<T = ()> = std::result::Result<T, String>;
 
 /// Runs operations until there are no more.
 ///
-/// `every` is how many operations lie between two comparisons of the whole trees.
-///
 /// # Errors
 /// The first difference.
 pub fn run(
     variant: &Variant,
     layers: &[Layer],
     subject: &mut dyn Subject,
-    every: usize,
+    pace: Pace,
     next: &mut dyn FnMut(&View) -> Option<Operation>,
 ) -> std::result::Result<usize, Failure> {
     let temp = TempDir::new();
     let mut operations = Vec::new();
-    let done = Run::prepare(variant, layers, subject, temp.path()).and_then(|mut run| {
-        let done = run.all(every, next, &mut operations);
+    let done = Run::prepare(variant, layers, subject, temp.path(), pace).and_then(|mut run| {
+        let done = run.all(next, &mut operations);
         let closed = run.subject.close();
         done.and_then(|()| closed.map_err(|e| format!("close: {e}")))?;
         run.check_layers()?;
@@ -195,6 +205,7 @@ impl<'a> Run<'a> {
         layers: &[Layer],
         subject: &'a mut dyn Subject,
         temp: &'a Path,
+        pace: Pace,
     ) -> Checked<Run<'a>> {
         let make = |name: String| {
             let path = temp.join(name);
@@ -213,6 +224,7 @@ impl<'a> Run<'a> {
         let mut run = Run {
             variant,
             temp,
+            pace,
             subject,
             reference: Plain::open(&plain).map_err(|e| e.to_string())?,
             stack,
@@ -245,7 +257,6 @@ impl<'a> Run<'a> {
 
     fn all(
         &mut self,
-        every: usize,
         next: &mut dyn FnMut(&View) -> Option<Operation>,
         done: &mut Vec<Operation>,
     ) -> Checked {
@@ -253,7 +264,11 @@ impl<'a> Run<'a> {
         while let Some(operation) = next(&view) {
             done.push(operation.clone());
             self.step(&operation).map_err(|words| format!("{operation}:\n{words}"))?;
-            if done.len() % every == 0 {
+            let is_due = match self.pace {
+                Pace::Each => true,
+                Pace::Touched(every) | Pace::Answers(every) => done.len() % every == 0,
+            };
+            if is_due {
                 self.compare_all().map_err(|words| format!("after {operation}:\n{words}"))?;
             }
             if operation.verb.changes_names() {
@@ -265,8 +280,7 @@ impl<'a> Run<'a> {
     }
 
     fn view(&self) -> Checked<View> {
-        let all = self.whole_reference()?;
-        Ok(View { all: all.into_iter().map(|(path, entry)| (path, entry.kind)).collect() })
+        Ok(View { all: self.reference.kinds().map_err(|e| format!("reference: {e}"))? })
     }
 
     fn whole_reference(&self) -> Checked<Entries> {
@@ -326,6 +340,9 @@ impl<'a> Run<'a> {
     }
 
     fn compare_touched(&mut self, operation: &Operation) -> Checked {
+        if matches!(self.pace, Pace::Answers(_)) {
+            return Ok(());
+        }
         let has_other = !matches!(operation.verb, Verb::SetXattr | Verb::RemoveXattr | Verb::Symlink);
         let mut dirs = vec![split(&operation.path).0];
         if has_other && split(&operation.other).0 != dirs[0] {

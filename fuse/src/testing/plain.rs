@@ -11,7 +11,7 @@ use crate::sys::open::DirMode;
 use crate::sys::xattr::SetMode;
 use crate::sys::{self, Place};
 use crate::types::{Device, Kind, SetTime, Time};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -59,6 +59,14 @@ impl Plain {
     /// Those of the disk.
     pub fn entries(&self, dir: &str) -> Result<Entries> {
         tree::entries_at(self.root.as_fd(), dir).map_err(no_link)
+    }
+
+    /// Every path with its kind.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn kinds(&self) -> Result<BTreeMap<String, Kind>> {
+        tree::kinds_at(self.root.as_fd())
     }
 
     /// The kind of what is under a path, and what tells it from all others.

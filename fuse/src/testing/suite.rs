@@ -1,6 +1,6 @@
 //! Many random sequences for one variant, and one sequence again.
 
-use super::model::{self, Failure, Subject, Variant};
+use super::model::{self, Failure, Pace, Subject, Variant};
 use super::operation::Operation;
 use super::random::{self, Random, shorten};
 use super::tree::{Item, Layer};
@@ -17,7 +17,7 @@ const LENGTH: usize = 250;
 const EVERY: usize = 50;
 
 /// How long a failing sequence is shortened at most.
-const SHORTEN: Duration = Duration::from_secs(60);
+const SHORTEN: Duration = Duration::from_secs(120);
 
 /// A number from the environment.
 pub fn setting(name: &str, usual: u64) -> u64 {
@@ -56,7 +56,7 @@ fn sequence(variant: &Variant, seed: u64, make: Maker<'_>) -> u64 {
         left = left.checked_sub(1)?;
         Some(random::operation(&mut random, variant, view))
     };
-    match model::run(variant, &layers, &mut *make(variant), EVERY, &mut next) {
+    match model::run(variant, &layers, &mut *make(variant), Pace::Touched(EVERY), &mut next) {
         Ok(done) => done as u64,
         Err(failure) => {
             let (layers, short) = smallest(variant, &layers, &failure, make);
@@ -67,8 +67,8 @@ fn sequence(variant: &Variant, seed: u64, make: Maker<'_>) -> u64 {
 
 fn again(variant: &Variant, layers: &[Layer], operations: &[Operation], make: Maker<'_>) -> Option<Failure> {
     let mut rest = operations.iter().cloned();
-    let every = if operations.len() > 40 { 10 } else { 1 };
-    model::run(variant, layers, &mut *make(variant), every, &mut |_| rest.next()).err()
+    let pace = if operations.len() > 30 { Pace::Answers(30) } else { Pace::Each };
+    model::run(variant, layers, &mut *make(variant), pace, &mut |_| rest.next()).err()
 }
 
 /// What went wrong, without names and numbers: a shorter sequence that fails otherwise is another failure.

@@ -13,7 +13,6 @@ use crate::types::{Device, Kind, SetTime, Time};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::CString;
 use std::fmt;
-use std::hash::Hasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -465,11 +464,15 @@ impl fmt::Debug for Entry {
 /// The entries of a directory, or of a whole tree by their paths.
 pub type Entries = BTreeMap<String, Entry>;
 
-/// A hash of some bytes, to compare contents by.
+/// A hash of some bytes, to compare contents by: quick, since much is compared.
 pub fn digest(bytes: &[u8]) -> u64 {
-    let mut hasher = std::hash::DefaultHasher::new();
-    hasher.write(bytes);
-    hasher.finish()
+    let mut hash = bytes.len() as u64;
+    for word in bytes.chunks(8) {
+        let mut whole = [0; 8];
+        whole[..word.len()].copy_from_slice(word);
+        hash = (hash ^ u64::from_le_bytes(whole)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
+    hash
 }
 
 /// What is under a name of a directory of the disk.
@@ -554,6 +557,27 @@ pub fn entries_at(root: BorrowedFd<'_>, dir: &str) -> Result<Entries> {
         found.map(|e| (name.clone(), e)).map_err(|e| e.during("look at", join(dir, &name)))
     };
     names.into_iter().map(entry).collect()
+}
+
+/// The kind of everything below a directory of the disk.
+///
+/// # Errors
+/// Those of the disk.
+pub fn kinds_at(root: BorrowedFd<'_>) -> Result<BTreeMap<String, Kind>> {
+    let mut kinds = BTreeMap::new();
+    let mut dirs = vec![String::new()];
+    while let Some(dir) = dirs.pop() {
+        let fd = sys::open::open_dir_beneath(root, dir.as_bytes(), DirMode::List)?;
+        sys::dir::list(fd.as_fd(), usize::MAX, &mut |raw| {
+            let path = join(&dir, &String::from_utf8_lossy(raw.name));
+            let kind = Kind::from_mode(u32::from(raw.kind) << 12);
+            if kind == Kind::Dir {
+                dirs.push(path.clone());
+            }
+            kinds.insert(path, kind);
+        })?;
+    }
+    Ok(kinds)
 }
 
 /// Everything below a directory of the disk, as it is there, marks and all.
