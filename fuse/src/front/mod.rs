@@ -39,7 +39,7 @@ pub fn open(request: &MountRequest, warnings: &mut Vec<String>) -> Result<Overla
         (Some(upper), Some(work)) => writable = Some((upper.as_path(), work.as_path())),
         _ => {}
     }
-    let overlay = Overlay::open(&lowers, writable, settings)?;
+    let overlay = Overlay::open_around(&lowers, writable, settings, Some(&request.mount_point))?;
     warnings.extend(overlay.warning().map(str::to_owned));
     Ok(overlay)
 }

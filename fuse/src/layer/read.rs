@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::idmap::OverrideName;
 use crate::layer::entry::{DirContext, Found, LayerEntry, Marks, judge, must_read_marks};
 use crate::layer::marks::Origin;
-use crate::layer::source::{LayerPath, LayerSource};
+use crate::layer::source::{LayerPath, LayerSource, split_path};
 use crate::sys::dir::{Listed, RawName};
 use crate::sys::open::DirMode;
 use crate::sys::stat::{FsStat, Stat};
@@ -32,6 +32,40 @@ pub struct DirLayer {
     found: Found,
     uuid: OnceLock<Option<[u8; 16]>>,
     dirs: FdCache<LayerPath>,
+    covered: Option<Covered>,
+}
+
+/// The directory of a layer that the mount will cover. Its name would lead into the mount, where this server
+/// would wait for itself; a descriptor from before the mount leads to what is below.
+struct Covered {
+    path: LayerPath,
+    fd: OwnedFd,
+}
+
+/// Where the directory `inside` is below the directory `root`: a path of at least one component without
+/// symlinks; `None` if it is not below it.
+///
+/// # Errors
+/// Those of the disk.
+pub fn path_below(root: BorrowedFd<'_>, inside: &Path) -> Result<Option<(LayerPath, OwnedFd)>> {
+    use std::os::unix::ffi::OsStrExt;
+    let who = |fd: BorrowedFd<'_>| sys::stat::stat(Place::dir(&fd)).map(|stat| (stat.dev, stat.ino));
+    let Ok(absolute) = std::fs::canonicalize(inside) else { return Ok(None) };
+    let (root_is, inside_is) = (who(root)?, who(sys::open::open_root(&absolute)?.as_fd())?);
+    for above in absolute.ancestors().skip(1) {
+        if !sys::open::open_root(above).and_then(|fd| who(fd.as_fd())).is_ok_and(|is| is == root_is) {
+            continue;
+        }
+        let rest = absolute.strip_prefix(above).unwrap_or(Path::new("")).as_os_str().as_bytes();
+        // Another mount can be on the way from here, and none on the way from the root of the layer.
+        let found = sys::open::open_dir_beneath(root, rest, DirMode::Base);
+        if let Ok(fd) = found
+            && who(fd.as_fd())? == inside_is
+        {
+            return Ok(Some((rest.into(), fd)));
+        }
+    }
+    Ok(None)
 }
 
 impl DirLayer {
@@ -54,7 +88,19 @@ impl DirLayer {
         let (root, overrides, found) =
             opened.map_err(|e| e.during("open lower layer", path.display().to_string()))?;
         let dirs = FdCache::new(cached_dirs);
-        Ok(DirLayer { path: path.to_owned(), root, overrides, found, uuid: OnceLock::new(), dirs })
+        let path = path.to_owned();
+        Ok(DirLayer { path, root, overrides, found, uuid: OnceLock::new(), dirs, covered: None })
+    }
+
+    /// Prepares for a mount at `mount_point`, which may be inside of this layer.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    #[must_use = "the layer is handed back"]
+    pub fn around(mut self, mount_point: &Path) -> Result<DirLayer> {
+        let below = path_below(self.root.as_fd(), mount_point)?;
+        self.covered = below.map(|(path, fd)| Covered { path, fd });
+        Ok(self)
     }
 
     /// The root directory.
@@ -63,7 +109,21 @@ impl DirLayer {
     }
 
     fn dir(&self, dir: &LayerPath) -> Result<Arc<OwnedFd>> {
-        self.dirs.get_or_open(dir, || sys::open::open_dir_beneath(self.root.as_fd(), dir, DirMode::Base))
+        self.dirs.get_or_open(dir, || {
+            let (base, rest) = self.base(dir);
+            sys::open::open_dir_beneath(base, rest, DirMode::Base)
+        })
+    }
+
+    /// The directory from which a path is to be walked, and the path from there.
+    fn base<'a>(&'a self, path: &'a [u8]) -> (BorrowedFd<'a>, &'a [u8]) {
+        if let Some(covered) = &self.covered
+            && let Some(rest) = path.strip_prefix(&*covered.path)
+            && (rest.is_empty() || rest.starts_with(b"/"))
+        {
+            return (covered.fd.as_fd(), rest.strip_prefix(b"/").unwrap_or(rest));
+        }
+        (self.root.as_fd(), path)
     }
 
     fn at<T>(
@@ -73,6 +133,11 @@ impl DirLayer {
         f: impl FnOnce(BorrowedFd<'_>, &[u8]) -> Result<T>,
     ) -> Result<T> {
         let name = if name.is_empty() { b"." } else { name };
+        if let Some(covered) = &self.covered
+            && split_path(&covered.path) == (dir, name)
+        {
+            return f(covered.fd.as_fd(), b".");
+        }
         if dir.is_empty() {
             return f(self.root.as_fd(), name);
         }

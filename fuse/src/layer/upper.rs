@@ -98,6 +98,7 @@ impl Upper {
         let root = sys::open::open_root(upper)
             .map_err(|e| e.during("open upper layer", upper.display().to_string()))?;
         let device = sys::stat::stat(Place::dir(&root))?.dev;
+        check_apart(root.as_fd(), upper, work)?;
         let (work_fd, lock) =
             open_work(work).map_err(|e| e.during("open work directory", work.display().to_string()))?;
         if sys::stat::stat(Place::dir(&work_fd))?.dev != device {
@@ -580,10 +581,26 @@ pub fn override_of(stat: &Stat) -> StatOverride {
     StatOverride { uid: stat.uid, gid: stat.gid, mode: stat.mode & 0o7777, kind: kind_of(stat) }
 }
 
+/// Fails if one of the two directories is the other, or inside of it: the work directory is emptied.
+fn check_apart(root: BorrowedFd<'_>, upper: &Path, work: &Path) -> Result<()> {
+    // One that is missing is made, or told about.
+    let Ok(outer) = sys::open::open_root(work) else { return Ok(()) };
+    let who = |fd: BorrowedFd<'_>| sys::stat::stat(Place::dir(&fd)).map(|stat| (stat.dev, stat.ino));
+    let same = who(root)? == who(outer.as_fd())?;
+    if same
+        || read::path_below(root, work)?.is_some()
+        || read::path_below(outer.as_fd(), upper)?.is_some()
+    {
+        let cause = format!("workdir and upperdir {} are inside of one another; choose one beside it", upper.display());
+        return Err(Error::new(libc::EINVAL, "open work directory", work.display().to_string(), cause));
+    }
+    Ok(())
+}
+
 /// Opens `<work>/work`, made if it is missing, and a lock on it.
 fn open_work(work: &Path) -> Result<(OwnedFd, Option<OwnedFd>)> {
     let outer = match sys::open::open_root(work) {
-        Err(e) if e.is_absent() => {
+        Err(e) if e.is_absent() && !work.exists() => {
             std::fs::create_dir(work)?;
             sys::open::open_root(work)?
         }

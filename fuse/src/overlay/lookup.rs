@@ -386,6 +386,12 @@ impl Overlay {
                 }
                 LayerEntry::Found(found) if after.is_empty() => {
                     last |= hidden(self)?;
+                    // Its own redirect counts more than those on the way.
+                    let retarget = match (&found.marks.redirect, &below) {
+                        (Some(Redirect::Path(_)), _) => None,
+                        (Some(Redirect::Name(to)), Some(below)) => Some(child_bytes(below, to)),
+                        _ => retarget,
+                    };
                     let entry = LayerEntry::Found(found);
                     return Ok(Some(Hit { entry, dir, name: name.into(), retarget, last }));
                 }

@@ -32,12 +32,13 @@ use crate::inode::number::Numbers;
 use crate::inode::table::Table;
 use crate::layer::entry::Found;
 use crate::layer::marks::Opaque;
-use crate::layer::read::{DirLayer, FdCache, read_entry};
+use crate::layer::read::{DirLayer, FdCache, path_below, read_entry};
 use crate::layer::source::LayerSource;
 use crate::layer::upper::{Upper, UpperOptions};
 use crate::types::{Ino, Kind};
 use parking_lot::{Mutex, RwLock};
 use std::hash::RandomState;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -142,12 +143,41 @@ impl Overlay {
     /// # Errors
     /// With the directory named: it is missing, unreadable, no directory, or not on the right file system.
     pub fn open(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, settings: Settings) -> Result<Overlay> {
+        Self::open_around(lowers, upper, settings, None)
+    }
+
+    /// As [`Overlay::open`], for an overlay that will be mounted at `mount_point`, which may be inside of a lower
+    /// layer. To be called before the mount.
+    ///
+    /// # Errors
+    /// As [`Overlay::open`]; EINVAL if the mount point is inside of the upper or the work directory.
+    pub fn open_around(
+        lowers: &[PathBuf],
+        upper: Option<(&Path, &Path)>,
+        settings: Settings,
+        mount_point: Option<&Path>,
+    ) -> Result<Overlay> {
         let share = Self::descriptors(&settings) / 4 / lowers.len().max(1);
-        let opened: Result<Vec<Arc<dyn LayerSource>>> = lowers
-            .iter()
-            .map(|path| Ok(Arc::new(DirLayer::open(path, share.max(64))?) as Arc<dyn LayerSource>))
-            .collect();
-        Self::with_layers(opened?, upper, settings)
+        let mut opened = Vec::with_capacity(lowers.len());
+        for path in lowers {
+            let mut layer = DirLayer::open(path, share.max(64))?;
+            if let Some(mount_point) = mount_point {
+                layer = layer.around(mount_point)?;
+            }
+            opened.push(Arc::new(layer) as Arc<dyn LayerSource>);
+        }
+        if let (Some((upper, work)), Some(mount_point)) = (upper, mount_point) {
+            for (option, dir) in [("upperdir", upper), ("workdir", work)] {
+                // What is missing is told by those who need it.
+                let Ok(root) = crate::sys::open::open_root(dir) else { continue };
+                if path_below(root.as_fd(), mount_point)?.is_some() {
+                    let cause = format!("inside of {option} {}; choose one outside", dir.display());
+                    let subject = mount_point.display().to_string();
+                    return Err(Error::new(libc::EINVAL, "mount point", subject, cause));
+                }
+            }
+        }
+        Self::with_layers(opened, upper, settings)
     }
 
     fn descriptors(settings: &Settings) -> usize {
