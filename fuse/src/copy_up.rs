@@ -7,7 +7,7 @@
 //! 2. owner: a chown takes capabilities and setuid bits away, so it comes before them;
 //! 3. attributes, marks, mode, and last the times, which all of the above change;
 //! 4. the data is ordered before the rename, unless the mount is volatile;
-//! 5. under the lock of the directory: rename into place, mark the directory impure, give it its times back;
+//! 5. under the lock of the directory: mark the directory impure, rename into place, give it its times back;
 //! 6. the node points to the upper file; descriptors of the lower one are forgotten.
 //!
 //! Until 5 a crash leaves a file in the work directory, which the next mount removes. While data is copied
@@ -132,13 +132,16 @@ impl Overlay {
         self.still_named(dir, &parent, &name)?;
         let parent_fd = self.upper_dir(&parent)?;
         let times = sys::stat::stat(Place::dir(&parent_fd))?;
-        upper.publish(temp, parent_fd.as_fd(), &name)?;
-        self.mark_parent(upper, &mut state.upper, parent_fd.as_fd(), &times)?;
-        let stat = sys::stat::stat(Place::At(parent_fd.as_fd(), &name))?;
+        let stat = sys::stat::stat(Place::At(upper.work(), temp))?;
         let own = dir_part(dir)?;
-        let mut own_state = own.state.write();
         let default_acl = own.lowers.first().is_some_and(|l| l.context.default_acl);
-        own_state.upper = Some(fresh_upper(self.new_mark_files()?, default_acl));
+        let fresh = fresh_upper(self.new_mark_files()?, default_acl);
+        // First what can fail: once the copy has its name it is the directory.
+        self.mark_impure(upper, &mut state.upper, parent_fd.as_fd())?;
+        upper.publish(temp, parent_fd.as_fd(), &name)?;
+        let _ = self.settle_times(Place::dir(&parent_fd), &times);
+        let mut own_state = own.state.write();
+        own_state.upper = Some(fresh);
         let mut place = dir.place.write();
         place.at = At::Upper;
         place.real_ino = stat.ino;
@@ -148,7 +151,8 @@ impl Overlay {
 
     fn copy_up_file(&self, node: &Arc<Node>, want: Want) -> Result<()> {
         let upper = self.writable()?;
-        let (parent, name) = self.named(node)?;
+        self.find_other_name(node);
+        let (mut parent, mut name) = self.named(node)?;
         self.copy_up_dir(&parent)?;
         let (layer, path, found) = self.lower_found(node)?;
         let source = self.lower_file(node, &node.place.read())?;
@@ -163,7 +167,10 @@ impl Overlay {
         let made = self.build(node, upper, &temp, layer, &path, &name, &found, &data, want, is_metacopy);
         let made = made.and_then(|fd| {
             let keep = is_metacopy.then(|| data.clone().unwrap_or_else(|| source.clone()));
-            self.publish_file(node, upper, &temp, &parent, &name, &found, keep)?;
+            while !self.publish_file(node, upper, &temp, &parent, &name, &found, &keep)? {
+                (parent, name) = self.named(node)?;
+                self.copy_up_dir(&parent)?;
+            }
             Ok(fd)
         });
         match made {
@@ -255,15 +262,11 @@ impl Overlay {
             || layer.xattr_names(path, &own_name),
         )?;
         self.mark_origin(upper, temp, found, || layer.origin(path, &own_name))?;
-        if own_name.starts_with(marks::WHITEOUT_PREFIX) && fd.is_some() {
-            // Its content may be cut to nothing later, or now.
-            self.mark_literal(upper, Place::At(work, temp))?;
-        }
+        // Its content may be cut to nothing, now or later.
+        self.mark_if_literal(upper, Place::At(work, temp), &own_name)?;
         if let Some(file) = &fd {
             self.settle_times(Place::Fd(file.as_fd()), &found.stat)?;
-            if want == Want::Data && !is_metacopy {
-                order_before_rename(upper, file.as_fd(), moved)?;
-            }
+            order_before_rename(upper, file.as_fd(), moved)?;
         } else {
             self.settle_times(Place::At(work, temp), &found.stat)?;
         }
@@ -283,6 +286,7 @@ impl Overlay {
         }
     }
 
+    /// Moves a copy to its name; false if the file has another name by now.
     #[allow(clippy::too_many_arguments)]
     fn publish_file(
         &self,
@@ -292,8 +296,8 @@ impl Overlay {
         parent: &Arc<Node>,
         name: &[u8],
         found: &Found,
-        data: Option<LowerFile>,
-    ) -> Result<()> {
+        data: &Option<LowerFile>,
+    ) -> Result<bool> {
         let part = dir_part(parent)?;
         let mut state = part.state.write();
         let stat = sys::stat::stat(Place::At(upper.work(), temp))?;
@@ -303,29 +307,37 @@ impl Overlay {
             let fd = open_pin(upper.work(), temp)?;
             sys::node::unlink(upper.work(), temp)?;
             place.extra_mut().pinned = Some(Arc::new(fd));
+        } else if *place.name != *name || place.parent.as_ref().is_none_or(|p| !Arc::ptr_eq(p, parent)) {
+            return Ok(false);
         } else {
             let parent_fd = self.upper_dir(parent)?;
             let times = sys::stat::stat(Place::dir(&parent_fd))?;
             if found.marks.device.is_some() {
                 self.mark_escapes(&mut state.upper, parent_fd.as_fd())?;
             }
+            // First what can fail: once the copy has its name it is the file.
+            self.mark_impure(upper, &mut state.upper, parent_fd.as_fd())?;
             upper.publish(temp, parent_fd.as_fd(), name)?;
-            self.mark_parent(upper, &mut state.upper, parent_fd.as_fd(), &times)?;
+            let _ = self.settle_times(Place::dir(&parent_fd), &times);
         }
         place.at = At::Upper;
         place.real_ino = stat.ino;
         if found.stat.nlink > 1 {
             place.extra_mut().copied_from = Some(found.stat.ino);
         }
-        if let Some(extra) = &mut place.extra {
+        // They are names of the lower inode still; those that get linked are noted again.
+        let old_names = place.extra.as_mut().map(|extra| {
             extra.hidden_links = 0;
-        }
+            std::mem::take(&mut extra.aliases)
+        });
         if data.is_some() || place.data().is_some() {
-            place.extra_mut().data = data;
+            place.extra_mut().data = data.clone();
         }
         // Under the lock of the place, so that nobody keeps a descriptor of the lower file after this.
         self.drop_descriptors(node);
-        Ok(())
+        drop(place);
+        drop(old_names);
+        Ok(true)
     }
 
     /// Fetches the data of a file that has only its attributes in the upper layer.
@@ -369,7 +381,7 @@ impl Overlay {
     // Steps ------------------------------------------------------------------------------------------------
 
     /// The layer, the path and the state of a lower file.
-    fn lower_found(&self, node: &Arc<Node>) -> Result<(&dyn LayerSource, LayerPath, Found)> {
+    pub(crate) fn lower_found(&self, node: &Arc<Node>) -> Result<(&dyn LayerSource, LayerPath, Found)> {
         let place = node.place.read();
         let (layer, path, name) = self.lower_place(node, &place)?;
         let number = self.layer_number(node, &place)?;
@@ -495,18 +507,6 @@ impl Overlay {
             Err(e) if e.is_denied() || e.is_unsupported() => Ok(()),
             other => other,
         }
-    }
-
-    /// Marks a directory as holding copies, and gives it back the times that the rename changed.
-    fn mark_parent(
-        &self,
-        upper: &Upper,
-        state: &mut Option<UpperDir>,
-        dir: BorrowedFd<'_>,
-        times: &Stat,
-    ) -> Result<()> {
-        self.mark_impure(upper, state, dir)?;
-        self.settle_times(Place::At(dir, b"."), times)
     }
 
     /// Marks a directory as holding copies.
@@ -640,10 +640,15 @@ fn copy_extent(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -
     while at < end {
         let step = usize::try_from(end - at).unwrap_or(usize::MAX).min(STEP_BYTES * 64);
         match sys::copy::copy_range(from, at, to, at, step) {
-            Ok(0) => return Ok(()),
+            // The end of the file, or a file system that answers so where it cannot: reading tells.
+            Ok(0) => break,
             Ok(n) => at += n as u64,
-            Err(e) if e.is_unsupported() || e.is_cross_device() || e.errno() == libc::EBADF => break,
             Err(e) if e.errno() == libc::EINTR => {}
+            Err(e)
+                if e.is_unsupported() || e.is_cross_device() || e.is_denied() || e.errno() == libc::EBADF =>
+            {
+                break;
+            }
             Err(e) => return Err(e),
         }
     }

@@ -722,7 +722,7 @@ impl Filesystem for OverlayFs {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         ino_in: INodeNo,
         _fh_in: FileHandle,
         offset_in: u64,
@@ -741,9 +741,17 @@ impl Filesystem for OverlayFs {
             };
             // The count of the answer has 32 bits.
             let length = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
+            let privileges = Self::privileges_of(req);
             let overlay = Arc::clone(&self.overlay);
             self.pool.run(move || {
-                reply_written(reply, overlay.copy_range(&from, offset_in, &to, offset_out, length));
+                // The kernel would not learn that the bits are gone, and run the file with them: it shall write.
+                if privileges == Privileges::Kill && overlay.has_privileges(&to) {
+                    return reply.error(Errno::EOPNOTSUPP);
+                }
+                reply_written(
+                    reply,
+                    overlay.copy_range(&from, offset_in, &to, offset_out, length, privileges),
+                );
             });
         });
     }

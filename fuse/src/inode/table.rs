@@ -105,7 +105,7 @@ impl Table {
 
     /// The outside forgets `ino` `count` times. A number that is not known is ignored.
     ///
-    /// `gone` is told of each file that goes, while its number cannot come back: what is kept under the number
+    /// `gone` is told of each node that goes, while its number cannot come back: what is kept under the number
     /// elsewhere has to go first.
     pub fn forget(&self, ino: Ino, count: u64, gone: &mut dyn FnMut(Ino)) {
         if ino == Ino::ROOT {
@@ -149,9 +149,7 @@ impl Table {
                 self.deferred.lock().push(ino);
                 return;
             }
-            if !node.is_dir() {
-                gone(ino);
-            }
+            gone(ino);
             let node = shard.remove(&ino.0);
             if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
                 shard.shrink_to_fit();

@@ -43,29 +43,27 @@ struct Covered {
 }
 
 /// Where the directory `inside` is below the directory `root`: a path of at least one component without
-/// symlinks; `None` if it is not below it.
-///
-/// # Errors
-/// Those of the disk.
-pub fn path_below(root: BorrowedFd<'_>, inside: &Path) -> Result<Option<(LayerPath, OwnedFd)>> {
+/// symlinks; `None` if it is not below it, or cannot be looked at: that is told by those who need it.
+pub fn path_below(root: BorrowedFd<'_>, inside: &Path) -> Option<(LayerPath, OwnedFd)> {
     use std::os::unix::ffi::OsStrExt;
-    let who = |fd: BorrowedFd<'_>| sys::stat::stat(Place::dir(&fd)).map(|stat| (stat.dev, stat.ino));
-    let Ok(absolute) = std::fs::canonicalize(inside) else { return Ok(None) };
-    let (root_is, inside_is) = (who(root)?, who(sys::open::open_root(&absolute)?.as_fd())?);
+    let who = |fd: BorrowedFd<'_>| {
+        let stat = sys::stat::stat(Place::dir(&fd)).ok()?;
+        Some((stat.dev, stat.ino))
+    };
+    let absolute = std::fs::canonicalize(inside).ok()?;
+    let (root_is, inside_is) = (who(root)?, who(sys::open::open_root(&absolute).ok()?.as_fd())?);
     for above in absolute.ancestors().skip(1) {
-        if !sys::open::open_root(above).and_then(|fd| who(fd.as_fd())).is_ok_and(|is| is == root_is) {
+        if sys::open::open_root(above).ok().and_then(|fd| who(fd.as_fd())) != Some(root_is) {
             continue;
         }
         let rest = absolute.strip_prefix(above).unwrap_or(Path::new("")).as_os_str().as_bytes();
         // Another mount can be on the way from here, and none on the way from the root of the layer.
-        let found = sys::open::open_dir_beneath(root, rest, DirMode::Base);
-        if let Ok(fd) = found
-            && who(fd.as_fd())? == inside_is
-        {
-            return Ok(Some((rest.into(), fd)));
+        let found = sys::open::open_dir_beneath(root, rest, DirMode::Base).ok();
+        if let Some(fd) = found.filter(|fd| who(fd.as_fd()) == Some(inside_is)) {
+            return Some((rest.into(), fd));
         }
     }
-    Ok(None)
+    None
 }
 
 impl DirLayer {
@@ -93,14 +91,11 @@ impl DirLayer {
     }
 
     /// Prepares for a mount at `mount_point`, which may be inside of this layer.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    #[must_use = "the layer is handed back"]
-    pub fn around(mut self, mount_point: &Path) -> Result<DirLayer> {
-        let below = path_below(self.root.as_fd(), mount_point)?;
+    #[must_use]
+    pub fn around(mut self, mount_point: &Path) -> DirLayer {
+        let below = path_below(self.root.as_fd(), mount_point);
         self.covered = below.map(|(path, fd)| Covered { path, fd });
-        Ok(self)
+        self
     }
 
     /// The root directory.
@@ -371,14 +366,14 @@ impl<K: Hash + Eq + Clone> FdCache<K> {
     ///
     /// # Errors
     /// Those of `open`.
-    pub fn get_or_open(&self, key: &K, open: impl FnOnce() -> Result<OwnedFd>) -> Result<Arc<OwnedFd>> {
+    pub fn get_or_open(&self, key: &K, open: impl Fn() -> Result<OwnedFd>) -> Result<Arc<OwnedFd>> {
         if let Some(fd) = self.get(key) {
             return Ok(fd);
         }
         let fd = match open() {
             Err(e) if e.errno() == libc::EMFILE || e.errno() == libc::ENFILE => {
                 self.clear();
-                return Err(e);
+                Arc::new(open()?)
             }
             other => Arc::new(other?),
         };

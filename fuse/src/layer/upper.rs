@@ -97,7 +97,9 @@ impl Upper {
     pub fn open(upper: &Path, work: &Path, options: UpperOptions) -> Result<Upper> {
         let root = sys::open::open_root(upper)
             .map_err(|e| e.during("open upper layer", upper.display().to_string()))?;
-        let device = sys::stat::stat(Place::dir(&root))?.dev;
+        let device = sys::stat::stat(Place::dir(&root))
+            .map_err(|e| e.during("open upper layer", upper.display().to_string()))?
+            .dev;
         check_apart(root.as_fd(), upper, work)?;
         let (work_fd, lock) =
             open_work(work).map_err(|e| e.during("open work directory", work.display().to_string()))?;
@@ -255,8 +257,17 @@ impl Upper {
     /// Those of the disk.
     pub fn remove_mark(&self, place: Place<'_>, mark: Mark) -> Result<()> {
         let Some(namespace) = self.abilities.namespace else { return Ok(()) };
-        match sys::xattr::remove(place, namespace.attribute(mark)) {
+        let remove = || match sys::xattr::remove(place, namespace.attribute(mark)) {
             Err(e) if e.is_no_attribute() => Ok(()),
+            other => other,
+        };
+        match remove() {
+            Err(e) if e.is_denied() => {
+                let Some(perm) = let_owner_in(place)? else { return Err(e) };
+                let done = remove();
+                sys::stat::chmod(place, perm)?;
+                done
+            }
             other => other,
         }
     }
@@ -585,16 +596,14 @@ pub fn override_of(stat: &Stat) -> StatOverride {
 fn check_apart(root: BorrowedFd<'_>, upper: &Path, work: &Path) -> Result<()> {
     // One that is missing is made, or told about.
     let Ok(outer) = sys::open::open_root(work) else { return Ok(()) };
-    let who = |fd: BorrowedFd<'_>| sys::stat::stat(Place::dir(&fd)).map(|stat| (stat.dev, stat.ino));
-    let same = who(root)? == who(outer.as_fd())?;
-    if same
-        || read::path_below(root, work)?.is_some()
-        || read::path_below(outer.as_fd(), upper)?.is_some()
-    {
-        let cause = format!("workdir and upperdir {} are inside of one another; choose one beside it", upper.display());
-        return Err(Error::new(libc::EINVAL, "open work directory", work.display().to_string(), cause));
+    let who = |fd: BorrowedFd<'_>| sys::stat::stat(Place::dir(&fd)).map(|stat| (stat.dev, stat.ino)).ok();
+    let same = who(root).is_some_and(|root| who(outer.as_fd()) == Some(root));
+    if !same && read::path_below(root, work).is_none() && read::path_below(outer.as_fd(), upper).is_none() {
+        return Ok(());
     }
-    Ok(())
+    let subject = work.display().to_string();
+    let cause = format!("workdir is or overlaps upperdir {}; choose one beside it", upper.display());
+    Err(Error::new(libc::EINVAL, "open work directory", subject, cause))
 }
 
 /// Opens `<work>/work`, made if it is missing, and a lock on it.

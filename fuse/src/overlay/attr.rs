@@ -125,7 +125,7 @@ impl Overlay {
             };
         }
         match (&place.extra, place.at) {
-            (Some(extra), At::Lower(_)) if extra.unlinked => 0,
+            (Some(extra), At::Lower(_)) if extra.unlinked => stat.nlink.saturating_sub(extra.hidden_links),
             (Some(extra), At::Lower(_)) => stat.nlink.saturating_sub(extra.hidden_links).max(1),
             _ => stat.nlink,
         }
@@ -286,8 +286,13 @@ impl Overlay {
             // A file that somebody else put into the upper layer would become a whiteout.
             self.mark_literal(self.writable()?, Place::Fd(std::os::fd::AsFd::as_fd(&*fd)))?;
         }
-        sys::stat::truncate(std::os::fd::AsFd::as_fd(&*fd), size)?;
-        self.kill_privileges(node, privileges)
+        self.kill_privileges(node, privileges)?;
+        sys::stat::truncate(std::os::fd::AsFd::as_fd(&*fd), size)
+    }
+
+    /// True if a file has setuid or setgid bits that [`Privileges::Kill`] takes, or if nobody can tell.
+    pub fn has_privileges(&self, node: &Arc<Node>) -> bool {
+        self.stat(node).map_or(true, |stat| without_privileges(stat.mode & 0o7777) != stat.mode & 0o7777)
     }
 
     /// Takes setuid and setgid bits from a file that an unprivileged caller changes.

@@ -345,8 +345,8 @@ impl Overlay {
         } else if (!is_settled || forced) && !(needs_stand_in && forced) {
             upper.settle(place, &stat, owner, perm, lossy)?;
         }
-        if final_name.starts_with(marks::WHITEOUT_PREFIX) && stat.kind() == Kind::File {
-            self.mark_literal(upper, place)?;
+        if final_name.starts_with(marks::WHITEOUT_PREFIX) {
+            self.mark_if_literal(upper, place, final_name)?;
             stat = sys::stat::stat(place)?;
         }
         let as_is = is_settled && !forced && !plan.new.looks_like_whiteout() && upper.overrides().is_none();
@@ -357,6 +357,15 @@ impl Overlay {
             return Ok(Found { stat, marks });
         }
         self.read_upper(Place::At(at, name), DirContext { impure: false, ..context })
+    }
+
+    /// Marks what would be a whiteout under this name as meant literally: a regular file, or one that stands for
+    /// something else.
+    pub(crate) fn mark_if_literal(&self, upper: &Upper, place: Place<'_>, name: &[u8]) -> Result<()> {
+        if name.starts_with(marks::WHITEOUT_PREFIX) && sys::stat::stat(place)?.kind() == Kind::File {
+            self.mark_literal(upper, place)?;
+        }
+        Ok(())
     }
 
     /// Marks a file whose name looks like a whiteout as meant literally.
@@ -445,9 +454,7 @@ impl Overlay {
                 return Err(Error::from_errno(libc::ENOENT));
             }
             self.with_upper_place(&place, |at| {
-                if name.starts_with(marks::WHITEOUT_PREFIX) && node.kind == Kind::File {
-                    self.mark_literal(upper, at)?;
-                }
+                self.mark_if_literal(upper, at, name)?;
                 if obstacle == Obstacle::None {
                     return sys::node::link(at, parent.as_fd(), name);
                 }
@@ -475,8 +482,9 @@ impl Overlay {
             drop(old);
             self.list_made(&mut state, name);
         }
+        let attr = self.attributes(node)?;
         node.nlookup.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.attributes(node)
+        Ok(attr)
     }
 
     /// Marks the directory that a device 0:0 moves to.

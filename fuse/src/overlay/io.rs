@@ -115,9 +115,9 @@ impl Overlay {
     /// EROFS, ENOSPC, and those of the disk.
     pub fn write(&self, node: &Arc<Node>, at: u64, data: &[u8], privileges: Privileges) -> Result<usize> {
         let fd = self.prepare_write(node)?;
-        let written = sys::copy::write_at(fd.as_fd(), data, at)?;
+        // Before the data: nobody shall run what is written with the rights of the owner.
         self.kill_privileges(node, privileges)?;
-        Ok(written)
+        sys::copy::write_at(fd.as_fd(), data, at)
     }
 
     fn prepare_write(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
@@ -152,8 +152,8 @@ impl Overlay {
         privileges: Privileges,
     ) -> Result<()> {
         let fd = self.prepare_write(node)?;
-        sys::copy::allocate(fd.as_fd(), mode, at, length)?;
-        self.kill_privileges(node, privileges)
+        self.kill_privileges(node, privileges)?;
+        sys::copy::allocate(fd.as_fd(), mode, at, length)
     }
 
     /// `lseek(2)` with SEEK_DATA or SEEK_HOLE: returns the offset.
@@ -185,14 +185,21 @@ impl Overlay {
         to: &Arc<Node>,
         to_at: u64,
         length: usize,
+        privileges: Privileges,
     ) -> Result<usize> {
         let target = self.prepare_write(to)?;
-        let source = match self.writers.get(&from.ino) {
-            Some(fd) => fd,
-            None => self.reader(from)?,
+        self.kill_privileges(to, privileges)?;
+        let copy = |source: Arc<OwnedFd>| {
+            sys::copy::copy_range(source.as_fd(), from_at, target.as_fd(), to_at, length)
         };
-        let copied = sys::copy::copy_range(source.as_fd(), from_at, target.as_fd(), to_at, length)?;
-        Ok(copied)
+        if let Some(fd) = self.writers.get(&from.ino) {
+            match copy(fd) {
+                // It only writes.
+                Err(e) if e.errno() == libc::EBADF => {}
+                other => return other,
+            }
+        }
+        copy(self.reader(from)?)
     }
 
     /// Brings a file or a directory to the disk; a lower one is there already.

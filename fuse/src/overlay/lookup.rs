@@ -481,15 +481,18 @@ impl Overlay {
         }
         let mut place = node.place.write();
         let lost = place.is_unlinked() || place.pinned().is_some();
-        if lost && place.at == resolved.at {
+        let same_layers =
+            matches!((place.at, resolved.at), (At::Upper, At::Upper) | (At::Lower(_), At::Lower(_)));
+        if lost && same_layers {
             let old =
                 (place.parent.replace(Arc::clone(dir)), std::mem::replace(&mut place.name, name.into()));
+            place.at = resolved.at;
             let extra = place.extra_mut();
             extra.unlinked = false;
             let pinned = extra.pinned.take();
             drop(place);
             drop((old, pinned));
-        } else if place.at == At::Upper && resolved.at == At::Upper {
+        } else if same_layers {
             let extra = place.extra_mut();
             let known = |(d, n): &(Arc<Node>, Box<[u8]>)| Arc::ptr_eq(d, dir) && **n == *name;
             if !extra.aliases.iter().any(known) {

@@ -127,6 +127,8 @@ pub struct Overlay {
     /// Held while a name moves from one directory to another.
     pub(crate) rename_lock: Mutex<()>,
     pub(crate) censuses: Vec<links::CensusCell>,
+    /// Where renamed directories lead, until one is renamed.
+    pub(crate) moved: Mutex<Option<Arc<links::Redirects>>>,
     /// Keys of the hashes that order listings and find names.
     pub(crate) hash: RandomState,
     /// What was done so far.
@@ -162,7 +164,7 @@ impl Overlay {
         for path in lowers {
             let mut layer = DirLayer::open(path, share.max(64))?;
             if let Some(mount_point) = mount_point {
-                layer = layer.around(mount_point)?;
+                layer = layer.around(mount_point);
             }
             opened.push(Arc::new(layer) as Arc<dyn LayerSource>);
         }
@@ -170,7 +172,7 @@ impl Overlay {
             for (option, dir) in [("upperdir", upper), ("workdir", work)] {
                 // What is missing is told by those who need it.
                 let Ok(root) = crate::sys::open::open_root(dir) else { continue };
-                if path_below(root.as_fd(), mount_point)?.is_some() {
+                if path_below(root.as_fd(), mount_point).is_some() {
                     let cause = format!("inside of {option} {}; choose one outside", dir.display());
                     let subject = mount_point.display().to_string();
                     return Err(Error::new(libc::EINVAL, "mount point", subject, cause));
@@ -216,6 +218,7 @@ impl Overlay {
             readers: FdCache::new(descriptors / 4),
             writers: FdCache::new(descriptors / 4),
             rename_lock: Mutex::new(()),
+            moved: Mutex::new(None),
             hash: RandomState::new(),
             counters: Counters::default(),
         })
@@ -253,6 +256,10 @@ impl Overlay {
         self.table.forget(ino, count, &mut |gone| {
             self.readers.remove(&gone);
             self.writers.remove(&gone);
+            // Another directory may get the number: two with one origin, as a copied layer has them.
+            if let Some(upper) = &self.upper {
+                upper.dirs.remove(&gone);
+            }
         });
     }
 

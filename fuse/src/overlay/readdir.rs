@@ -83,11 +83,14 @@ impl Overlay {
     ) -> Result<bool> {
         let Some(listing) = &state.listing else { return Ok(true) };
         let mut given = false;
+        let mut kept = false;
         for (position, listed) in listing.after(after) {
             given = true;
             let resolved = match self.resolve_listed(dir, state, &listed.name, listed.only) {
                 Ok(resolved) => resolved,
                 Err(e) if e.is_absent() => continue,
+                // What was kept must be answered, or nobody would ever forget it; the next call says why.
+                Err(_) if kept => return Ok(false),
                 Err(e) => return Err(e),
             };
             let node = self.node_of(dir, &listed.name, &resolved);
@@ -96,11 +99,11 @@ impl Overlay {
                 Ok(attr) => each(Entry { position, name: &listed.name, node, attr }),
                 Err(e) => {
                     self.forget_again(node);
-                    return Err(e);
+                    return if kept { Ok(false) } else { Err(e) };
                 }
             };
             match taken {
-                Taken::Kept => {}
+                Taken::Kept => kept = true,
                 Taken::Seen => self.forget(ino, 1),
                 Taken::Full => {
                     self.forget(ino, 1);

@@ -10,9 +10,10 @@ use super::{Counters, Overlay};
 use crate::copy_up::open_pin;
 use crate::error::{Error, Result};
 use crate::inode::node::{At, DirState, Node};
+use crate::layer::entry::LayerEntry;
 use crate::sys;
 use crate::types::{Kind, check_name};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// What is expected under the name.
@@ -85,17 +86,17 @@ impl Overlay {
         let parent = self.upper_dir(dir)?;
         if resolved.at != At::Upper {
             self.whiteout(parent.as_fd(), name)?;
-            self.lose_lower_name(node, resolved.found.stat.nlink);
+            self.lose_lower_name(node, dir, name, resolved.found.stat.nlink);
             return Ok(());
         }
-        self.pin_before_loss(node, dir, name, parent.as_fd(), resolved.found.stat.nlink)?;
+        let held = self.pin_before_loss(node, dir, name, parent.as_fd(), resolved.found.stat.nlink)?;
         if self.shows_below(dir, state, name)? {
             upper.replace_by_whiteout(parent.as_fd(), name, node.kind)?;
             Counters::add(&self.counters.whiteouts, 1);
         } else {
             sys::node::unlink(parent.as_fd(), name)?;
         }
-        self.lose_upper_name(node, dir, name, resolved.found.stat.nlink);
+        self.lose_upper_name(node, dir, name, resolved.found.stat.nlink, held);
         Ok(())
     }
 
@@ -105,15 +106,52 @@ impl Overlay {
         Ok(())
     }
 
-    /// A name in a lower layer was hidden.
-    pub(crate) fn lose_lower_name(&self, node: &Node, nlink: u32) {
+    /// A name in a lower layer was hidden. The node goes on under another name that is known; if there is none
+    /// it is as one without a name, so that a copy of it does not bring back the one that was removed.
+    pub(crate) fn lose_lower_name(&self, node: &Node, dir: &Arc<Node>, name: &[u8], nlink: u32) {
         let mut place = node.place.write();
+        let real_ino = place.real_ino;
+        let is_main = place.parent.as_ref().is_some_and(|p| Arc::ptr_eq(p, dir)) && *place.name == *name;
         let extra = place.extra_mut();
         extra.hidden_links += 1;
-        extra.unlinked = extra.hidden_links >= nlink;
+        extra.unlinked |= extra.hidden_links >= nlink;
+        let mut old = Vec::new();
+        let gone = extra.aliases.iter().position(|(d, n)| Arc::ptr_eq(d, dir) && **n == *name);
+        old.extend(gone.map(|at| extra.aliases.swap_remove(at).0));
+        if is_main && !extra.unlinked {
+            let mut others = std::mem::take(&mut extra.aliases);
+            while let Some((parent, name)) = others.pop() {
+                let Some(at) = self.lower_position(&parent, &name, real_ino) else {
+                    old.push(parent);
+                    continue;
+                };
+                place.at = At::Lower(at);
+                old.extend(place.parent.replace(parent));
+                place.name = name;
+                place.extra_mut().aliases = others;
+                drop(place);
+                return;
+            }
+            place.extra_mut().unlinked = true;
+        }
+        drop(place);
+    }
+
+    /// The lower directory of `dir` in which `name` is the inode with this real number.
+    fn lower_position(&self, dir: &Node, name: &[u8], real_ino: u64) -> Option<u16> {
+        let lowers = &dir.dir.as_deref()?.lowers;
+        let at = lowers.iter().position(|lower| {
+            let entry =
+                self.lower(lower.layer).and_then(|layer| layer.entry(&lower.path, lower.context, name));
+            matches!(entry, Ok(LayerEntry::Found(found)) if found.stat.ino == real_ino)
+        });
+        u16::try_from(at?).ok()
     }
 
     /// Keeps an upper inode alive that is about to lose its last name, or the only one that is known.
+    ///
+    /// One that seems to have other names is only held: they may go at the same time, each under the lock of its
+    /// own directory, and [`Self::lose_upper_name`] finds out who took the last.
     pub(crate) fn pin_before_loss(
         &self,
         node: &Arc<Node>,
@@ -121,31 +159,42 @@ impl Overlay {
         name: &[u8],
         parent: BorrowedFd<'_>,
         nlink: u32,
-    ) -> Result<()> {
+    ) -> Result<Option<Arc<OwnedFd>>> {
         // The caller's own knowledge is one; nobody else knows the node if that is all.
         let known = node.nlookup.load(std::sync::atomic::Ordering::Relaxed) > 1;
-        {
+        let keeps_name = {
             let place = node.place.read();
             let has_other = place
                 .extra
                 .as_ref()
                 .is_some_and(|e| e.aliases.iter().any(|(d, n)| !(Arc::ptr_eq(d, dir) && **n == *name)));
             let is_main = place.parent.as_ref().is_some_and(|p| Arc::ptr_eq(p, dir)) && *place.name == *name;
-            if !known || place.pinned().is_some() || (nlink > 1 && (has_other || !is_main)) {
-                return Ok(());
+            if !known || place.pinned().is_some() {
+                return Ok(None);
             }
-        }
+            nlink > 1 && (has_other || !is_main)
+        };
         // A descriptor that can write serves all; one that only reads would not do for a file opened to write.
         let fd = match self.writers.get(&node.ino) {
             Some(fd) => fd,
             None => Arc::new(open_pin(parent, name)?),
         };
+        if keeps_name {
+            return Ok(Some(fd));
+        }
         node.place.write().extra_mut().pinned = Some(fd);
-        Ok(())
+        Ok(None)
     }
 
-    /// A name in the upper layer is gone.
-    pub(crate) fn lose_upper_name(&self, node: &Node, dir: &Arc<Node>, name: &[u8], nlink: u32) {
+    /// A name in the upper layer is gone; `held` is what [`Self::pin_before_loss`] returned.
+    pub(crate) fn lose_upper_name(
+        &self,
+        node: &Node,
+        dir: &Arc<Node>,
+        name: &[u8],
+        nlink: u32,
+        held: Option<Arc<OwnedFd>>,
+    ) {
         let mut place = node.place.write();
         let is_main = place.parent.as_ref().is_some_and(|p| Arc::ptr_eq(p, dir)) && *place.name == *name;
         let next = {
@@ -164,6 +213,13 @@ impl Overlay {
             if nlink > 1 {
                 place.extra_mut().pinned = None;
             }
+        }
+        if let Some(held) = held
+            && sys::stat::stat(sys::Place::Fd(held.as_fd())).is_ok_and(|stat| stat.nlink == 0)
+        {
+            let extra = place.extra_mut();
+            extra.pinned = Some(held);
+            extra.unlinked = true;
         }
         drop(place);
         drop(old);

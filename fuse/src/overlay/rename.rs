@@ -11,9 +11,10 @@ use super::{Counters, Overlay, Renames};
 use crate::copy_up::Want;
 use crate::error::{Error, Result};
 use crate::inode::node::{At, DirState, Node};
-use crate::layer::marks::{self, Mark};
+use crate::layer::marks::{self, Mark, Redirect};
 use crate::layer::probe::WhiteoutForm;
-use crate::layer::source::LayerPath;
+use crate::layer::read::read_marks;
+use crate::layer::source::split_path;
 use crate::layer::upper::Upper;
 use crate::sys::node::RenameMode;
 use crate::sys::open::DirMode;
@@ -218,23 +219,25 @@ impl Overlay {
                         self.copy_up_dir(&dir)?;
                         let mut children = Vec::new();
                         let mut after = 0;
+                        let mut failed;
                         loop {
                             let before = children.len();
-                            self.read_dir(&dir, after, &mut |entry| {
+                            failed = self.read_dir(&dir, after, &mut |entry| {
                                 after = entry.position;
                                 children.push(entry.node);
                                 super::readdir::Taken::Kept
-                            })?;
-                            if children.len() == before {
+                            });
+                            if failed.is_err() || children.len() == before {
                                 break;
                             }
                         }
                         todo.push(Visit::Up(dir));
                         for child in children {
                             if !child.is_dir() {
-                                let copied = self.copy_up(&child, Want::Data);
+                                if failed.is_ok() {
+                                    failed = self.copy_up(&child, Want::Data);
+                                }
                                 self.put(child);
-                                copied?;
                             } else if dir_part(&child)?.state.read().merged {
                                 held.push(Arc::clone(&child));
                                 todo.push(Visit::Down(child));
@@ -242,6 +245,7 @@ impl Overlay {
                                 self.put(child);
                             }
                         }
+                        failed?;
                     }
                     Visit::Up(dir) => self.cut_off(&dir)?,
                 }
@@ -302,10 +306,56 @@ impl Overlay {
         })
     }
 
+    /// Notes where the layers below have what is about to move, unless it was moved before.
+    fn set_redirect(&self, at: Place<'_>, path: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
+        let upper = self.writable()?;
+        let mut path = match read_marks(at, upper.overrides())?.redirect {
+            Some(Redirect::Path(_)) => return Ok(()),
+            Some(Redirect::Name(name)) => {
+                let path = path()?;
+                child(split_path(&path).0.to_vec(), &name)
+            }
+            None => path()?,
+        };
+        path.insert(0, b'/');
+        upper.set_mark(at, Mark::Redirect, &path)
+    }
+
+    /// The path of a merged directory in the tree that the lower layers make together.
+    ///
+    /// That is what a redirect says, since each layer is asked for it in turn; the path in the layer that has
+    /// the directory may be another, if a layer above that one renamed a directory on the way.
+    fn path_below(&self, dir: &Arc<Node>) -> Result<Vec<u8>> {
+        let mut names: Vec<Box<[u8]>> = Vec::new();
+        let mut current = Arc::clone(dir);
+        let mut path = loop {
+            let first = current.dir.as_ref().and_then(|d| d.lowers.first());
+            if let Some(first) = first.filter(|l| l.layer == 0) {
+                break first.path.to_vec();
+            }
+            let Ok((parent, mut name)) = self.named(&current) else { break Vec::new() };
+            if current.is_upper() {
+                let fd = self.upper_dir(&current)?;
+                match read_marks(Place::dir(&fd), self.writable()?.overrides())?.redirect {
+                    Some(Redirect::Path(path)) => break path.to_vec(),
+                    Some(Redirect::Name(old)) => name = old,
+                    None => {}
+                }
+            }
+            names.push(name);
+            current = parent;
+        };
+        for name in names.iter().rev() {
+            path = child(path, name);
+        }
+        Ok(path)
+    }
+
     /// Writes the marks that a file or directory needs under its new name.
     fn mark_for_move(
         &self,
         node: &Arc<Node>,
+        from: End<'_>,
         to: End<'_>,
         below: bool,
         to_state: &mut DirState,
@@ -317,27 +367,26 @@ impl Overlay {
             self.mark_impure(upper, &mut to_state.upper, to_fd.as_fd())?;
         }
         if let Some(part) = &node.dir {
+            self.forget_redirects();
             let fd = self.upper_dir(node)?;
             let merged = part.state.read().merged;
-            return match part.lowers.first().filter(|_| merged) {
-                Some(lower) => set_redirect(upper, Place::dir(&fd), &lower.path, None),
-                None if below => upper.make_opaque(fd.as_fd()),
-                None => Ok(()),
+            return match merged {
+                true => self.set_redirect(Place::dir(&fd), || self.path_below(node)),
+                false if below => upper.make_opaque(fd.as_fd()),
+                false => Ok(()),
             };
         }
         if node.kind == Kind::Char {
             self.carry_escape(node, to_state, to_fd.as_fd())?;
         }
         if node.kind == Kind::File {
-            let data = node.place.read().data().cloned();
-            if let Some(data) = data {
-                self.with_upper(node, |at| set_redirect(upper, at, &data.dir, Some(&data.name)))?;
-            }
-            if to.name.starts_with(marks::WHITEOUT_PREFIX) {
-                self.with_upper(node, |at| self.mark_literal(upper, at))?;
+            let has_data_below = node.place.read().data().is_some();
+            if has_data_below {
+                let path = || Ok(child(self.path_below(from.dir)?, from.name));
+                self.with_upper(node, |at| self.set_redirect(at, path))?;
             }
         }
-        Ok(())
+        self.with_upper(node, |at| self.mark_if_literal(upper, at, to.name))
     }
 
     fn replace(
@@ -353,7 +402,7 @@ impl Overlay {
         let leaves_whiteout = self.shows_below(from.dir, states.from(), from.name)?;
         let below = self.shows_below(to.dir, states.to(), to.name)?;
         let impure = is_impure(states.from());
-        self.mark_for_move(source, to, below, states.new_mut(), impure)?;
+        self.mark_for_move(source, from, to, below, states.new_mut(), impure)?;
         let from_fd = self.upper_dir(from.dir)?;
         let to_fd = self.upper_dir(to.dir)?;
         let obstacle = match victim {
@@ -370,26 +419,31 @@ impl Overlay {
             }
             _ => None,
         };
+        let mut held = None;
         if let Some((node, found)) = victim.filter(|(_, found)| found.at == At::Upper) {
             if node.is_dir() {
                 let fd = self.upper_dir(node)?;
                 self.clear_dir(upper, to_fd.as_fd(), to.name)?;
                 node.place.write().extra_mut().pinned = Some(fd);
             } else {
-                self.pin_before_loss(node, to.dir, to.name, to_fd.as_fd(), found.found.stat.nlink)?;
+                held = self.pin_before_loss(node, to.dir, to.name, to_fd.as_fd(), found.found.stat.nlink)?;
             }
         }
         let whiteout_files = upper.abilities().whiteout == WhiteoutForm::File;
-        if leaves_whiteout && whiteout_files {
-            // Hides only what is below, so it may come first.
+        // Such a file hides only what is below, so it may come first; but not if that is a part of the source.
+        let is_merged = source.dir.as_ref().is_some_and(|part| part.state.read().merged);
+        let whiteout_first = leaves_whiteout && whiteout_files && !is_merged;
+        if whiteout_first {
             upper.make_whiteout(from_fd.as_fd(), from.name)?;
         }
+        // The rename has happened once the disk says so; what fails after that is told when all know of it.
+        let mut finished = Ok(());
         let over_whiteout = obstacle == super::create::Obstacle::Whiteout && source.is_dir();
         if over_whiteout && upper.abilities().exchange {
             // The whiteout changes places with the directory: it may be just what the old name needs.
             sys::node::rename(from_fd.as_fd(), from.name, to_fd.as_fd(), to.name, RenameMode::Exchange)?;
             if !leaves_whiteout {
-                sys::node::unlink(from_fd.as_fd(), from.name)?;
+                finished = sys::node::unlink(from_fd.as_fd(), from.name);
             }
         } else {
             if over_whiteout {
@@ -397,14 +451,18 @@ impl Overlay {
             }
             let with_whiteout = leaves_whiteout && !whiteout_files && upper.abilities().rename_whiteout;
             let mode = if with_whiteout { RenameMode::Whiteout } else { RenameMode::Replace };
-            sys::node::rename(from_fd.as_fd(), from.name, to_fd.as_fd(), to.name, mode)?;
-            if leaves_whiteout && !whiteout_files && !with_whiteout {
-                upper.make_whiteout(from_fd.as_fd(), from.name)?;
+            let renamed = sys::node::rename(from_fd.as_fd(), from.name, to_fd.as_fd(), to.name, mode);
+            if renamed.is_err() && whiteout_first {
+                let _ = upper.remove_whiteout_file(from_fd.as_fd(), from.name);
+            }
+            renamed?;
+            if leaves_whiteout && !whiteout_first && !with_whiteout {
+                finished = upper.make_whiteout(from_fd.as_fd(), from.name);
             }
         }
         Counters::add(&self.counters.whiteouts, u64::from(leaves_whiteout));
         if obstacle == super::create::Obstacle::WhiteoutFile {
-            upper.remove_whiteout_file(to_fd.as_fd(), to.name)?;
+            finished = finished.and(upper.remove_whiteout_file(to_fd.as_fd(), to.name));
         }
         if let Some((node, found)) = victim {
             match (&mut victim_state, found.at) {
@@ -414,8 +472,10 @@ impl Overlay {
                     state.listing = None;
                     upper.dirs.remove(&node.ino);
                 }
-                (None, At::Upper) => self.lose_upper_name(node, to.dir, to.name, found.found.stat.nlink),
-                (None, At::Lower(_)) => self.lose_lower_name(node, found.found.stat.nlink),
+                (None, At::Upper) => {
+                    self.lose_upper_name(node, to.dir, to.name, found.found.stat.nlink, held);
+                }
+                (None, At::Lower(_)) => self.lose_lower_name(node, to.dir, to.name, found.found.stat.nlink),
             }
         }
         drop(victim_state);
@@ -423,7 +483,7 @@ impl Overlay {
         move_name(source, from, to);
         self.list_gone(states.old_mut(), from.name);
         self.list_made(states.new_mut(), to.name);
-        Ok(())
+        finished
     }
 
     fn exchange(
@@ -437,8 +497,8 @@ impl Overlay {
         let below_to = self.shows_below(to.dir, states.to(), to.name)?;
         let below_from = self.shows_below(from.dir, states.from(), from.name)?;
         let (from_impure, to_impure) = (is_impure(states.from()), is_impure(states.to()));
-        self.mark_for_move(source, to, below_to, states.new_mut(), from_impure)?;
-        self.mark_for_move(other, from, below_from, states.old_mut(), to_impure)?;
+        self.mark_for_move(source, from, to, below_to, states.new_mut(), from_impure)?;
+        self.mark_for_move(other, to, from, below_from, states.old_mut(), to_impure)?;
         let (from_fd, to_fd) = (self.upper_dir(from.dir)?, self.upper_dir(to.dir)?);
         sys::node::rename(from_fd.as_fd(), from.name, to_fd.as_fd(), to.name, RenameMode::Exchange)?;
         move_name(source, from, to);
@@ -466,16 +526,12 @@ fn is_impure(state: &DirState) -> bool {
     state.upper.as_ref().is_some_and(|u| u.context.impure)
 }
 
-fn set_redirect(upper: &Upper, at: Place<'_>, dir: &LayerPath, name: Option<&[u8]>) -> Result<()> {
-    let mut value = vec![b'/'];
-    value.extend_from_slice(dir);
-    if let Some(name) = name {
-        if !dir.is_empty() {
-            value.push(b'/');
-        }
-        value.extend_from_slice(name);
+fn child(mut dir: Vec<u8>, name: &[u8]) -> Vec<u8> {
+    if !dir.is_empty() {
+        dir.push(b'/');
     }
-    upper.set_mark(at, Mark::Redirect, &value)
+    dir.extend_from_slice(name);
+    dir
 }
 
 /// True if `above` is `node` or a directory above it. The caller holds the rename lock, or can stand an

@@ -195,7 +195,7 @@ impl Inside {
             }
         };
         let n = |at| operation.number(at);
-        let copied = self.overlay()?.copy_range(&from, n(1), &to, n(0), n(2) as usize);
+        let copied = self.overlay()?.copy_range(&from, n(1), &to, n(0), n(2) as usize, privileges());
         self.put(from);
         self.put_or_hold(to);
         copied.map(Answer::Written)

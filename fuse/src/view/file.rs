@@ -392,7 +392,7 @@ impl File {
             return Err(Error::from_errno(libc::EBADF));
         }
         let (overlay, from) = (&self.view.overlay, self.known.node());
-        to.changing(|| overlay.copy_range(from, from_at, to.known.node(), to_at, length))
+        to.changing(|| overlay.copy_range(from, from_at, to.known.node(), to_at, length, Privileges::Keep))
     }
 
     /// The first byte of data at or after an offset; `None` if only a hole or the end follows.

@@ -72,7 +72,7 @@ mod anyone {
         symlink("nowhere", stage.path("dangling")).unwrap();
         symlink("loop", stage.path("loop")).unwrap();
         let closed = stage.dir("closed");
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
         let mut cases = vec![
             ("lowerdir=S/none", "S/m", vec!["S/none", "no such file"]),
             ("lowerdir=S/low:S/none", "S/m", vec!["S/none", "no such file"]),
@@ -164,13 +164,19 @@ mod anyone {
         stage.dir("low/here");
         stage.file("low/x/y", "y");
         stage.file("low/deep/here/inside", "inside");
-        for (merged, upper) in [("low/here", "up"), ("low", "up2"), ("up3", "up3"), ("low/deep/here", "up4")] {
+        for (merged, upper) in [("low/here", "up"), ("low", "up2"), ("up3", "up3"), ("low/deep/here", "up4")]
+        {
             let mount = stage.plan().at(merged).upper(upper).mount();
             assert_eq!(fs::read(mount.path("x/y")).unwrap(), b"y", "{merged}");
             fs::write(mount.path("new"), "new").unwrap();
             // The tree within itself has an end: what is below the mount is in the layer, not the mount.
             assert!(!tree(&mount.path("here")).contains("new"), "{merged}");
-            assert_eq!(tree(&mount.path("deep")).lines().count(), 2, "{merged}: {}", tree(&mount.path("deep")));
+            assert_eq!(
+                tree(&mount.path("deep")).lines().count(),
+                2,
+                "{merged}: {}",
+                tree(&mount.path("deep"))
+            );
             assert_eq!(fs::read(mount.path("deep/here/inside")).unwrap(), b"inside", "{merged}");
             fs::write(mount.path("deep/here/inside"), "changed").unwrap();
             fs::create_dir(mount.path("here/dir")).unwrap();
@@ -272,7 +278,8 @@ mod anyone {
         ];
         for (number, value) in evil.iter().enumerate() {
             stage.file(&format!("mid/e/evil{number}/f"), "f");
-            let _ = set_xattr(&stage.path(format!("mid/e/evil{number}")), &mark("redirect"), value.as_bytes());
+            let _ =
+                set_xattr(&stage.path(format!("mid/e/evil{number}")), &mark("redirect"), value.as_bytes());
         }
         for (name, value) in [("a", "/b"), ("b", "/a"), ("self", "/self"), ("deep", "/deep/deep/deep")] {
             stage.dir(&format!("mid/{name}"));
@@ -290,13 +297,16 @@ mod anyone {
                 let _ = fs::write(mount.path(&dir).join("new"), "new");
                 // EIO, as from the kernel, or what is there without a redirect.
                 let list = fs::read_dir(mount.path(&dir));
-                let seen: Vec<_> = list.map(|l| l.flatten().map(|e| e.file_name()).collect()).unwrap_or_default();
+                let seen: Vec<_> =
+                    list.map(|l| l.flatten().map(|e| e.file_name()).collect()).unwrap_or_default();
                 assert!(!seen.iter().any(|n| n == "secret" || n == "outside"), "{value:?}: {seen:?}");
             }
-            // Each is a rename done once: a is what was b, and the other way round.
-            assert_eq!(mount.names("a"), ["in-b"], "{lowers:?}");
-            assert_eq!(mount.names("b"), ["in-a"], "{lowers:?}");
-            assert_eq!(mount.names("deep"), ["bottom"], "{lowers:?}");
+            if lowers.len() == 2 {
+                // Each is a rename done once: a is what was b, and the other way round.
+                assert_eq!(mount.names("a"), ["in-b"]);
+                assert_eq!(mount.names("b"), ["in-a"]);
+                assert_eq!(mount.names("deep"), ["bottom"]);
+            }
             for name in ["a", "b", "self", "deep"] {
                 let all = tree(&mount.path(name));
                 assert!(!all.contains("secret"), "{name}: {all}");
@@ -374,7 +384,7 @@ mod anyone {
         // Every answer is fine, as long as there is one.
         let walk = |what: &str| {
             let script = format!(
-                "cd {}; find . -ls 2>&1; find . -type f -exec cat {{}} + 2>&1; {what}; true",
+                "set +e; cd {}; find . -ls 2>&1; find . -type f -exec cat {{}} + 2>&1; {what}; true",
                 mount.path("").display()
             );
             sh(&script)
@@ -395,7 +405,7 @@ mod anyone {
             let mount = stage.plan().upper("mid").at("m").try_mount();
             let Ok(mount) = mount else { continue };
             let script = format!(
-                "cd {}; find . > /dev/null 2>&1; touch g{number}/new 2>&1; rm -rf g4 2>&1; true",
+                "set +e; cd {}; find . > /dev/null 2>&1; touch g{number}/new 2>&1; rm -rf g4 2>&1; true",
                 mount.path("").display()
             );
             sh(&script);
@@ -431,7 +441,7 @@ mod anyone {
         for (number, value) in values.iter().enumerate() {
             let meta = fs::symlink_metadata(mount.path(format!("f{number}")));
             let meta = meta.unwrap_or_else(|e| panic!("{value}: {e}"));
-            assert!(meta.permissions().mode() & 0o7777 <= 0o7777, "{value}");
+            assert!(meta.is_file() || value.contains("char"), "{value}: {meta:?}");
             let _ = fs::read(mount.path(format!("f{number}")));
         }
         assert_eq!(mount.names("").len(), values.len() + 1);
@@ -443,7 +453,12 @@ mod anyone {
         stage.file("low/data/good", "the data");
         for name in ["alone", "away", "good"] {
             // As the kernel makes them: sparse, with the size of the data.
-            fs::File::options().write(true).open(stage.file(&format!("mid/{name}"), "")).unwrap().set_len(8).unwrap();
+            fs::File::options()
+                .write(true)
+                .open(stage.file(&format!("mid/{name}"), ""))
+                .unwrap()
+                .set_len(8)
+                .unwrap();
             set_xattr(&stage.path("mid").join(name), &mark("metacopy"), b"").unwrap();
         }
         set_xattr(&stage.path("mid/away"), &mark("redirect"), b"/none/here").unwrap();
@@ -459,15 +474,20 @@ mod anyone {
     }
 
     #[test]
-    fn a_directory_with_a_broken_metacopy_can_be_listed_and_removed() {
+    fn a_listing_that_would_be_incomplete_fails_and_nothing_else_does() {
         let stage = layers();
         fs::File::options().write(true).open(stage.file("mid/d/alone", "")).unwrap().set_len(8).unwrap();
         stage.file("mid/d/fine", "fine");
         set_xattr(&stage.path("mid/d/alone"), &mark("metacopy"), b"").unwrap();
         let mount = stage.plan().lowers(["mid", "low"]).at("m").mount();
-        let listed = fs::read_dir(mount.path("d")).unwrap().filter_map(Result::ok).count();
-        assert!(listed >= 1, "the good one is listed");
+        // A commit that takes the listing for the truth must not lose the file.
+        let listed: Result<Vec<_>, _> = fs::read_dir(mount.path("d")).unwrap().collect();
+        assert_eq!(errno(listed), libc::EIO);
         assert_eq!(fs::read(mount.path("d/fine")).unwrap(), b"fine");
+        assert_eq!(mount.names(""), ["d", "f"]);
+        fs::write(mount.path("d/new"), "new").unwrap();
+        assert_ne!(errno(fs::remove_dir(mount.path("d"))), 0);
+        assert_ne!(errno(fs::remove_dir_all(mount.path("d"))), 0);
     }
 
     #[test]

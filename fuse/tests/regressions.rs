@@ -1,0 +1,90 @@
+//! Defects that a review found, each as the story that showed it.
+
+mod common;
+
+use common::Layers;
+use plywood_fuse::types::Identity;
+use plywood_fuse::view::{Open, View};
+use std::fs;
+
+fn again(layers: &Layers) -> View {
+    layers.open().as_user(Identity::root())
+}
+
+#[test]
+fn a_removed_lower_name_does_not_come_back_when_another_link_is_written() {
+    let layers = Layers::new(1);
+    layers.file(0, "d/a", "one");
+    fs::hard_link(layers.lower(0, "d/a"), layers.lower(0, "d/b")).unwrap();
+    let view = layers.root();
+    let held = view.open("d/a", Open::read()).unwrap();
+    let _other = view.open("d/b", Open::read()).unwrap();
+    view.remove_file("d/a").unwrap();
+    view.write("d/b", "two").unwrap();
+    assert_eq!(held.read_all().unwrap(), b"two", "one inode");
+    drop(held);
+    assert_eq!(view.names("d").unwrap(), ["b"]);
+    drop(view);
+    let view = again(&layers);
+    assert_eq!(view.names("d").unwrap(), ["b"]);
+    assert_eq!(view.read("d/b").unwrap(), b"two");
+}
+
+#[test]
+fn a_removed_lower_file_with_links_elsewhere_does_not_come_back_when_it_is_written() {
+    let layers = Layers::new(1);
+    layers.file(0, "f", "one");
+    // As in a store that keeps equal files once.
+    fs::hard_link(layers.lower(0, "f"), layers.upper.with_file_name("elsewhere")).unwrap();
+    let view = layers.root();
+    let held = view.open("f", Open::read().and_write()).unwrap();
+    view.remove_file("f").unwrap();
+    held.write_all_at(b"two", 0).unwrap();
+    assert_eq!(held.read_all().unwrap(), b"two");
+    assert_eq!(view.names("/").unwrap(), Vec::<std::ffi::OsString>::new());
+}
+
+#[test]
+fn a_link_that_nobody_looked_at_gets_what_is_written_through_a_removed_name() {
+    let layers = Layers::new(1);
+    layers.file(0, "d/a", "one").dir(0, "e");
+    fs::hard_link(layers.lower(0, "d/a"), layers.lower(0, "e/b")).unwrap();
+    let view = layers.root();
+    let held = view.open("d/a", Open::read().and_write()).unwrap();
+    view.remove_file("d/a").unwrap();
+    held.write_all_at(b"two", 0).unwrap();
+    drop(held);
+    assert_eq!(view.read("e/b").unwrap(), b"two");
+    drop(view);
+    let view = again(&layers);
+    assert!(view.names("d").unwrap().is_empty());
+    assert_eq!(view.read("e/b").unwrap(), b"two");
+}
+
+#[test]
+fn an_open_file_outlives_all_its_names_though_they_go_at_the_same_time() {
+    let layers = Layers::new(1);
+    let view = layers.root();
+    view.create_dir("d").unwrap();
+    view.create_dir("e").unwrap();
+    for round in 0..200 {
+        view.write("d/f", "kept").unwrap();
+        view.link("d/f", "e/f").unwrap();
+        let held = view.open("d/f", Open::read().and_write()).unwrap();
+        let _ = view.metadata("e/f").unwrap();
+        let start = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for name in ["d/f", "e/f"] {
+                let (start, view) = (&start, &view);
+                scope.spawn(move || {
+                    start.wait();
+                    view.remove_file(name).unwrap();
+                });
+            }
+        });
+        assert_eq!(held.metadata().map(|attr| attr.nlink).map_err(|e| e.errno()), Ok(0), "round {round}");
+        held.set_permissions(0o600).unwrap();
+        held.write_all_at(b"K", 0).unwrap();
+        assert_eq!(held.read_all().unwrap(), b"Kept");
+    }
+}
