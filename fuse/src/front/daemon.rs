@@ -43,6 +43,9 @@ const END_PATIENCE: Duration = Duration::from_secs(5);
 /// caller that waits for a mount that never answers is worse off than with an error.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long the session of a mount that is gone may take to notice.
+const GONE_PATIENCE: Duration = Duration::from_millis(500);
+
 /// The files for the counters, the first that is set: ours, and the one that fuse-overlayfs knows.
 const STATS_VARIABLES: [&str; 2] = ["PLYWOOD_FUSE_STATS", "FUSE_OVERLAYFS_DEBUG_LOG"];
 
@@ -240,7 +243,15 @@ fn serve<L, S: Service>(
     let service = ManuallyDrop::new(
         started.map_err(|e| e.during("start session", mounted.mount_point.display().to_string()))?,
     );
-    look_at_mount(&mounted, &signals, &ended)?;
+    if let Err(error) = look_at_mount(&mounted, &signals, &ended) {
+        // Who watches the table of mounts, as Apptainer does, can unmount before we have looked. In the
+        // foreground that is an end like any other.
+        let soon = Some(Instant::now() + GONE_PATIENCE);
+        if stay == Stay::Foreground && process::wait_readable([ended.as_fd()], soon)? == [true] {
+            return ManuallyDrop::into_inner(service).finish();
+        }
+        return Err(error);
+    }
     // A daemon in the caller's directory would keep its file system busy.
     env::set_current_dir("/").map_err(|e| Error::from(e).during("change directory", "/"))?;
     if stay == Stay::Background {

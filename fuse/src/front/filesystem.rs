@@ -17,9 +17,10 @@ use crate::sys::copy::Sync;
 use crate::types::{Attr, Device, Ino, Kind, SetAttr, Time};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -27,7 +28,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 /// Copies above this size are made by the pool: at some hundred MB a second they take milliseconds.
@@ -50,6 +51,8 @@ pub struct OverlayFs {
     pool: Arc<Pool>,
     settings: SessionSettings,
     ttl: Duration,
+    /// There once the session is.
+    notifier: Arc<OnceLock<Notifier>>,
 }
 
 thread_local! {
@@ -73,7 +76,12 @@ impl OverlayFs {
         settings: SessionSettings,
     ) -> Self {
         let ttl = settings.ttl;
-        OverlayFs { overlay, requests, pool, settings, ttl }
+        OverlayFs { overlay, requests, pool, settings, ttl, notifier: Arc::default() }
+    }
+
+    /// Where the way to tell the kernel something goes.
+    pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
+        Arc::clone(&self.notifier)
     }
 
     /// Runs the code behind one request. A panic there drops the reply, which answers EIO, and the thread
@@ -130,6 +138,25 @@ impl OverlayFs {
             f();
         }
     }
+}
+
+/// Takes setuid and setgid bits from a file that is about to be written.
+///
+/// The kernel leaves that to us, and goes on to run the file with the bits that it remembers: it is told to forget
+/// them. No page is named, so it waits for nothing that could wait for this request.
+fn take_privileges(
+    overlay: &Overlay,
+    notifier: &OnceLock<Notifier>,
+    node: &Arc<Node>,
+    privileges: Privileges,
+) -> Result<()> {
+    if privileges == Privileges::Kill
+        && overlay.take_privileges(node)?
+        && let Some(notifier) = notifier.get()
+    {
+        let _ = notifier.inval_inode(INodeNo(node.ino.0), -1, 0);
+    }
+    Ok(())
 }
 
 fn reply_empty(reply: ReplyEmpty, result: Result<()>) {
@@ -436,11 +463,16 @@ impl Filesystem for OverlayFs {
             let privileges = if kill { Privileges::Kill } else { Privileges::Keep };
             if self.overlay.pending_copy_bytes(&node) >= LONG_COPY_BYTES {
                 let (overlay, data) = (Arc::clone(&self.overlay), data.to_vec());
+                let notifier = Arc::clone(&self.notifier);
                 return self.pool.run(move || {
-                    reply_written(reply, overlay.write(&node, offset, &data, privileges));
+                    let written = take_privileges(&overlay, &notifier, &node, privileges)
+                        .and_then(|()| overlay.write(&node, offset, &data, Privileges::Keep));
+                    reply_written(reply, written);
                 });
             }
-            reply_written(reply, self.overlay.write(&node, offset, data, privileges));
+            let written = take_privileges(&self.overlay, &self.notifier, &node, privileges)
+                .and_then(|()| self.overlay.write(&node, offset, data, Privileges::Keep));
+            reply_written(reply, written);
         });
     }
 
@@ -742,16 +774,12 @@ impl Filesystem for OverlayFs {
             // The count of the answer has 32 bits.
             let length = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
             let privileges = Self::privileges_of(req);
-            let overlay = Arc::clone(&self.overlay);
+            let (overlay, notifier) = (Arc::clone(&self.overlay), Arc::clone(&self.notifier));
             self.pool.run(move || {
-                // The kernel would not learn that the bits are gone, and run the file with them: it shall write.
-                if privileges == Privileges::Kill && overlay.has_privileges(&to) {
-                    return reply.error(Errno::EOPNOTSUPP);
-                }
-                reply_written(
-                    reply,
-                    overlay.copy_range(&from, offset_in, &to, offset_out, length, privileges),
-                );
+                let copied = take_privileges(&overlay, &notifier, &to, privileges).and_then(|()| {
+                    overlay.copy_range(&from, offset_in, &to, offset_out, length, Privileges::Keep)
+                });
+                reply_written(reply, copied);
             });
         });
     }

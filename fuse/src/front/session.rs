@@ -103,11 +103,13 @@ pub fn start(
     let requests = Arc::new(Requests::default());
     let pool = Arc::new(Pool::new(POOL_THREADS));
     let files = OverlayFs::new(Arc::clone(&overlay), Arc::clone(&requests), pool, settings);
+    let notifier = files.notifier();
     let mut config = Config::default();
     config.acl = acl;
     config.n_threads = Some(readers);
     let session = Session::from_fd(files, device, acl, config)
         .map_err(|e| Error::from(e).during("start session", "FUSE device"))?;
+    let _ = notifier.set(session.notifier());
     let thread = std::thread::Builder::new().name("session".to_owned()).spawn(move || {
         let _ended = ended;
         session.run()

@@ -17,8 +17,8 @@ use std::ffi::{CStr, CString};
 pub const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// The file that makes a directory opaque in AUFS and OCI layers.
 pub const OPAQUE_FILE: &[u8] = b".wh..wh..opq";
-/// The prefix of all names that AUFS keeps for itself.
-const RESERVED_PREFIX: &[u8] = b".wh..wh.";
+/// The names that AUFS keeps for itself; others of this form hide a file whose own name begins like a whiteout.
+const RESERVED_NAMES: [&[u8]; 3] = [b".wh..wh.aufs", b".wh..wh.orph", b".wh..wh.plnk"];
 
 /// What a name means in a layer of the AUFS dialect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,16 +38,17 @@ pub fn aufs_name(name: &[u8]) -> AufsName<'_> {
     match name.strip_prefix(WHITEOUT_PREFIX) {
         None => AufsName::Plain,
         Some(_) if name == OPAQUE_FILE => AufsName::Opaque,
-        Some(_) if name.starts_with(RESERVED_PREFIX) => AufsName::Reserved,
+        Some(_) if RESERVED_NAMES.contains(&name) => AufsName::Reserved,
         Some(hidden) if hidden.is_empty() || hidden == b"." || hidden == b".." => AufsName::Plain,
         Some(hidden) => AufsName::Whiteout(hidden),
     }
 }
 
-/// The AUFS whiteout of a name, or `None` if that would be longer than a name can be.
+/// The AUFS whiteout of a name, or `None` if that would be longer than a name can be or means something else.
 pub fn aufs_whiteout(name: &[u8]) -> Option<Vec<u8>> {
     let whole = [WHITEOUT_PREFIX, name].concat();
-    (whole.len() <= crate::types::NAME_MAX).then_some(whole)
+    let fits = whole.len() <= crate::types::NAME_MAX;
+    (fits && aufs_name(&whole) == AufsName::Whiteout(name)).then_some(whole)
 }
 
 /// Where the attributes of overlayfs are kept.
@@ -338,11 +339,13 @@ mod tests {
             (b".wh..a", Whiteout(b".a")),
             (b".wh..wh..opq", Opaque),
             (b".wh..wh.plnk", Reserved),
+            (b".wh..wh.a", Whiteout(b".wh.a")),
         ] {
             assert_eq!(aufs_name(name), meaning, "{}", name.escape_ascii());
         }
         assert_eq!(aufs_whiteout(&[b'x'; 251]).map(|n| n.len()), Some(255));
         assert_eq!(aufs_whiteout(&[b'x'; 252]), None);
+        assert_eq!(aufs_whiteout(b".wh..opq"), None);
     }
 
     #[test]

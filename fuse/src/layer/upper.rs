@@ -329,8 +329,17 @@ impl Upper {
             WhiteoutForm::Device => self.link_whiteout(dir, name),
             WhiteoutForm::File => {
                 let marker = marks::aufs_whiteout(name).ok_or(Error::from_errno(libc::ENAMETOOLONG))?;
-                let flags = libc::O_CREAT | libc::O_WRONLY;
-                sys::open::open_at(dir, &marker, flags, 0o644).map(drop)
+                let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY;
+                match sys::open::open_at(dir, &marker, flags, 0o644) {
+                    Err(e) if e.is_exists() && read::is_mark_file(dir, &marker)? => Ok(()),
+                    Err(e) if e.is_exists() => Err(Error::new(
+                        libc::EPERM,
+                        "hide",
+                        name.escape_ascii().to_string(),
+                        "a file of the whiteout's name is there, and this disk takes no other whiteouts",
+                    )),
+                    other => other.map(drop),
+                }
             }
         }
     }

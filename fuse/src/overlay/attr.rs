@@ -290,9 +290,18 @@ impl Overlay {
         sys::stat::truncate(std::os::fd::AsFd::as_fd(&*fd), size)
     }
 
-    /// True if a file has setuid or setgid bits that [`Privileges::Kill`] takes, or if nobody can tell.
-    pub fn has_privileges(&self, node: &Arc<Node>) -> bool {
-        self.stat(node).map_or(true, |stat| without_privileges(stat.mode & 0o7777) != stat.mode & 0o7777)
+    /// Takes setuid and setgid bits from a file that is about to be written; true if there were any.
+    ///
+    /// # Errors
+    /// As those of a write.
+    pub fn take_privileges(&self, node: &Arc<Node>) -> Result<bool> {
+        let perm = self.stat(node)?.mode & 0o7777;
+        if node.kind != Kind::File || without_privileges(perm) == perm {
+            return Ok(false);
+        }
+        self.copy_up(node, Want::Data)?;
+        self.kill_privileges(node, Privileges::Kill)?;
+        Ok(true)
     }
 
     /// Takes setuid and setgid bits from a file that an unprivileged caller changes.

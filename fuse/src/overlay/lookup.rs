@@ -385,7 +385,7 @@ impl Overlay {
                     return Ok(last.then(|| stop(true)).flatten());
                 }
                 LayerEntry::Found(found) if after.is_empty() => {
-                    last |= hidden(self)?;
+                    last = !leads_away(&found) && (last || hidden(self)?);
                     // Its own redirect counts more than those on the way.
                     let retarget = match (&found.marks.redirect, &below) {
                         (Some(Redirect::Path(_)), _) => None,
@@ -399,7 +399,12 @@ impl Overlay {
                     if found.kind() != Kind::Dir {
                         return Ok(stop(true));
                     }
-                    last |= found.marks.opaque == Opaque::Yes || hidden(self)?;
+                    let is_opaque = |me: &Self| -> Result<bool> {
+                        Ok(found.marks.opaque == Opaque::Yes
+                            || usize::from(number) + 1 < me.lowers.len()
+                                && layer.has_mark_file(&child_path(&dir, name), marks::OPAQUE_FILE)?)
+                    };
+                    last = !leads_away(&found) && (last || is_opaque(self)? || hidden(self)?);
                     match &found.marks.redirect {
                         Some(Redirect::Path(to)) => below = Some(to.to_vec()),
                         Some(Redirect::Name(to)) => {
@@ -532,6 +537,14 @@ impl Overlay {
             LayerEntry::Absent | LayerEntry::Whiteout => Err(Error::from_errno(libc::EIO)),
         }
     }
+}
+
+/// True for a directory that shows another path of the layers below, whatever hides those under its own.
+///
+/// # Source
+/// `ovl_check_redirect` of the kernel: an absolute redirect takes back the stop of an ancestor, not its own.
+fn leads_away(found: &Found) -> bool {
+    found.marks.opaque != Opaque::Yes && matches!(found.marks.redirect, Some(Redirect::Path(_)))
 }
 
 fn child_bytes(dir: &[u8], rest: &[u8]) -> Vec<u8> {

@@ -367,7 +367,6 @@ impl Overlay {
             self.mark_impure(upper, &mut to_state.upper, to_fd.as_fd())?;
         }
         if let Some(part) = &node.dir {
-            self.forget_redirects();
             let fd = self.upper_dir(node)?;
             let merged = part.state.read().merged;
             return match merged {
@@ -481,6 +480,9 @@ impl Overlay {
         drop(victim_state);
         let _ = now;
         move_name(source, from, to);
+        if source.is_dir() {
+            self.forget_redirects();
+        }
         self.list_gone(states.old_mut(), from.name);
         self.list_made(states.new_mut(), to.name);
         finished
@@ -503,6 +505,9 @@ impl Overlay {
         sys::node::rename(from_fd.as_fd(), from.name, to_fd.as_fd(), to.name, RenameMode::Exchange)?;
         move_name(source, from, to);
         move_name(other, to, from);
+        if source.is_dir() || other.is_dir() {
+            self.forget_redirects();
+        }
         self.list_moved(states.old_mut(), from.name);
         self.list_moved(states.new_mut(), to.name);
         Ok(())

@@ -49,6 +49,9 @@ impl Random {
 
 const NAMES: [&str; 6] = ["a", "b", "c", "d", ".wh.a", ".wh.b"];
 
+/// Where whiteouts are files: a file of that name and the whiteout cannot both be there.
+const NAMES_BESIDE_FILES: [&str; 6] = ["a", "b", "c", "d", ".wh.e", ".wh.f"];
+
 /// How deep a tree gets at most by what is made.
 const MAX_DEPTH: usize = 4;
 
@@ -62,13 +65,14 @@ fn depth(path: &str) -> usize {
     path.split('/').filter(|n| !n.is_empty()).count()
 }
 
-fn name(random: &mut Random) -> &'static str {
-    NAMES[random.below(NAMES.len() as u64) as usize]
+fn name(random: &mut Random, variant: &Variant) -> &'static str {
+    let names = if variant.whiteout_files { &NAMES_BESIDE_FILES } else { &NAMES };
+    names[random.below(names.len() as u64) as usize]
 }
 
-fn any_path(random: &mut Random) -> String {
+fn any_path(random: &mut Random, variant: &Variant) -> String {
     let depth = 1 + random.below(3);
-    (0..depth).map(|_| name(random)).collect::<Vec<_>>().join("/")
+    (0..depth).map(|_| name(random, variant)).collect::<Vec<_>>().join("/")
 }
 
 /// Random layers for a variant, topmost first.
@@ -83,7 +87,7 @@ pub fn layers(random: &mut Random, variant: &Variant) -> Vec<Layer> {
         for _ in 0..4 + random.below(12) {
             mtime += 1;
             let path = match below.is_empty() || random.once_in(2) {
-                true => any_path(random),
+                true => any_path(random, variant),
                 false => random.pick(&below).clone(),
             };
             let mut item = Item { mtime, ..Item::new(path.clone(), what(random, variant, &below, &files)) };
@@ -104,7 +108,7 @@ fn what(random: &mut Random, variant: &Variant, below: &[String], files: &[Strin
         0..=4 => What::Dir,
         5 if !below.is_empty() => What::Opaque,
         6..=7 if !below.is_empty() => What::Whiteout,
-        8 => What::Symlink(name(random).into()),
+        8 => What::Symlink(name(random, variant).into()),
         9 => What::Fifo,
         10..=11 if !files.is_empty() => What::Link(random.pick(files).clone()),
         12 => What::Sparse(LARGE),
@@ -206,16 +210,20 @@ pub fn operation(random: &mut Random, variant: &Variant, view: &View) -> Operati
 fn paths(random: &mut Random, variant: &Variant, view: &View, verb: Verb) -> (String, String) {
     use Verb::*;
     let none = String::new;
-    let mut of = |kind: Option<Kind>| existing(random, view, kind);
+    let mut of = |kind: Option<Kind>| existing(random, variant, view, kind);
     match verb {
-        Create | Mkdir | Mkfifo | Mknod => (fresh(random, view), none()),
-        Symlink => (fresh(random, view), name(random).into()),
-        Link => (of(Some(Kind::File)), fresh(random, view)),
+        Create | Mkdir | Mkfifo | Mknod => (fresh(random, variant, view), none()),
+        Symlink => (fresh(random, variant, view), name(random, variant).into()),
+        Link => (of(Some(Kind::File)), fresh(random, variant, view)),
         Rmdir => (of(Some(Kind::Dir)), none()),
         Rename | RenameNoReplace => {
-            let from =
-                if random.once_in(2) { existing(random, view, Some(Kind::Dir)) } else { any(random, view) };
-            let to = if random.once_in(2) { any(random, view) } else { fresh(random, view) };
+            let from = if random.once_in(2) {
+                existing(random, variant, view, Some(Kind::Dir))
+            } else {
+                any(random, variant, view)
+            };
+            let to =
+                if random.once_in(2) { any(random, variant, view) } else { fresh(random, variant, view) };
             (from, to)
         }
         Exchange => (of(None), of(None)),
@@ -237,7 +245,7 @@ fn attribute(random: &mut Random, variant: &Variant) -> &'static str {
 }
 
 /// A name that may or may not be there, in a directory that is.
-fn fresh(random: &mut Random, view: &View) -> String {
+fn fresh(random: &mut Random, variant: &Variant, view: &View) -> String {
     let dirs: Vec<&String> = view
         .all
         .iter()
@@ -245,21 +253,21 @@ fn fresh(random: &mut Random, view: &View) -> String {
         .map(|(path, _)| path)
         .collect();
     let dir = if dirs.is_empty() || random.once_in(4) { "" } else { random.pick(&dirs).as_str() };
-    join(dir, name(random))
+    join(dir, name(random, variant))
 }
 
 /// Something that is there.
-fn existing(random: &mut Random, view: &View, kind: Option<Kind>) -> String {
+fn existing(random: &mut Random, variant: &Variant, view: &View, kind: Option<Kind>) -> String {
     let fitting: Vec<&String> =
         view.all.iter().filter(|(_, k)| kind.is_none_or(|kind| kind == **k)).map(|(path, _)| path).collect();
     match fitting.is_empty() || random.once_in(8) {
-        true => any_path(random),
+        true => any_path(random, variant),
         false => (*random.pick(&fitting)).clone(),
     }
 }
 
-fn any(random: &mut Random, view: &View) -> String {
-    existing(random, view, None)
+fn any(random: &mut Random, variant: &Variant, view: &View) -> String {
+    existing(random, variant, view, None)
 }
 
 fn numbers(random: &mut Random, variant: &Variant, view: &View, verb: Verb, path: &str) -> Vec<u64> {

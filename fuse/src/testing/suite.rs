@@ -140,3 +140,18 @@ pub fn replay(variant: &Variant, layers: &[&str], operations: &str, make: Maker<
         panic!("at operation {}: {}", failure.operations.len(), failure.words);
     }
 }
+
+/// True if the test may mount; false, said aloud, if the user wants it left out.
+///
+/// # Panics
+/// Without root, unless `PLYWOOD_SKIP_MOUNTED=1` is set.
+pub fn may_mount() -> bool {
+    if crate::sys::process::effective_uid() == 0 {
+        return true;
+    }
+    if std::env::var_os("PLYWOOD_SKIP_MOUNTED").is_some_and(|v| v == "1") {
+        eprintln!("PLYWOOD_SKIP_MOUNTED=1: the kernel's overlayfs is NOT asked");
+        return false;
+    }
+    panic!("only root can mount the kernel's overlayfs: run as root, or set PLYWOOD_SKIP_MOUNTED=1");
+}

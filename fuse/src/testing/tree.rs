@@ -213,7 +213,9 @@ impl Layer {
         let marker = join(dir, &format!(".wh.{name}"));
         let hidden = name.strip_prefix(".wh.").map(|hidden| join(dir, hidden));
         let hides = |path: &str| items.get(path).is_some_and(|i| i.what == What::Whiteout);
-        name.starts_with(".wh.") && (item.what == What::File(0) || is_whiteout)
+        let in_opaque = items.get(dir).is_some_and(|i| i.what == What::Opaque);
+        self.dialect == Dialect::Xattr && is_whiteout && in_opaque
+            || name.starts_with(".wh.") && (item.what == What::File(0) || is_whiteout)
             || self.dialect == Dialect::File && is_whiteout && items.contains_key(&marker)
             || self.dialect == Dialect::File && hidden.is_some_and(|h| hides(&h))
     }

@@ -4,11 +4,12 @@
 //! mounts are made by fusermount3. If we are root, that user is "nobody", with a FUSE device in a mount namespace of
 //! its own that is open to all.
 
-use super::support::{Stage, is_real_root, is_root, needs, program};
+use super::support::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// Who the tests run as.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +30,7 @@ fn again(who: Who) {
         return;
     }
     needs!(!is_root() || is_real_root(), "root of a user namespace cannot become another user");
-    let stage = Stage::new();
+    let stage = Stage::uncounted();
     let bin = stage.dir("bin");
     let place = |from: &Path, name: &str| {
         let to = bin.join(name);
@@ -65,16 +66,29 @@ fn again(who: Who) {
     if who == Who::NamespaceRoot {
         script.push_str("unshare -Urm ");
     }
-    script.push_str(&format!("{} anyone:: --test-threads=3", tests.display()));
-    let output = unshare
+    let inside = home.join("inside");
+    script.push_str(&format!(
+        "sh -ec ': > {}; exec {} anyone:: --test-threads=3'",
+        inside.display(),
+        tests.display()
+    ));
+    unshare
         .args(["-ec", &script])
         .env("PLYWOOD_TEST_AGAIN", "1")
         .env("PLYWOOD_TEST_PROGRAM", &served)
         .env("PLYWOOD_TEST_DIR", &home)
         .env("HOME", &home)
         .current_dir("/")
-        .output()
-        .expect("start the tests again");
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = while_nothing_is_mounted(|| {
+        let mut child = unshare.spawn().expect("start the tests again");
+        let ended = |child: &mut Child| child.try_wait().is_ok_and(|status| status.is_some());
+        wait_until(Duration::from_secs(30), || inside.exists() || ended(&mut child));
+        child
+    });
+    let output = child.wait_with_output().expect("wait for the tests");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "as {who:?}, {}:\n{script}\n{out}\n{err}", output.status);
     let ran = out.lines().filter(|line| line.starts_with("test ") && line.ends_with("ok")).count();

@@ -232,7 +232,7 @@ mod anyone {
         let stage = Stage::new();
         stage.file("low/f", "f");
         let merged = stage.dir("merged");
-        let mut child = Command::new(program())
+        let child = Command::new(program())
             .args(["-f", "-o", &stage.plan().option_string()])
             .arg(&merged)
             .stdin(Stdio::null())
@@ -244,10 +244,9 @@ mod anyone {
         assert_eq!(fs::read(merged.join("f")).unwrap(), b"f");
         unmount(&merged).unwrap();
         let start = Instant::now();
-        let status = child.wait().unwrap();
-        assert!(status.success(), "{status}");
-        assert!(start.elapsed() < Duration::from_secs(1), "Apptainer waits a second: {:?}", start.elapsed());
         let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(start.elapsed() < Duration::from_secs(1), "Apptainer waits a second: {:?}", start.elapsed());
         assert_eq!(
             (output.stdout.len(), String::from_utf8_lossy(&output.stderr).into_owned()),
             (0, String::new())

@@ -8,6 +8,7 @@ mod files;
 
 pub use files::*;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -73,20 +75,59 @@ fn stages() -> PathBuf {
     asked.unwrap_or_else(|| PathBuf::from("/var/tmp"))
 }
 
+/// How many threads have a stage, and whether more may have one.
+static GATE: (Mutex<Gate>, Condvar) = (Mutex::new(Gate { threads: 0, closed: false }), Condvar::new());
+
+struct Gate {
+    threads: usize,
+    closed: bool,
+}
+
+thread_local! {
+    static STAGES: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Runs `f` while no test has a stage, so a mount: a new mount namespace would hold a copy of it, and keep its server
+/// from ending.
+pub fn while_nothing_is_mounted<T>(f: impl FnOnce() -> T) -> T {
+    let (gate, news) = &GATE;
+    let mut state = gate.lock().expect("the gate");
+    state = news.wait_while(state, |state| state.closed).expect("the gate");
+    state.closed = true;
+    drop(news.wait_while(state, |state| state.threads > 0).expect("the gate"));
+    let result = f();
+    gate.lock().expect("the gate").closed = false;
+    news.notify_all();
+    result
+}
+
 /// A directory of one test.
 pub struct Stage {
     dir: PathBuf,
+    counted: bool,
 }
 
 impl Stage {
     /// An empty stage.
     pub fn new() -> Self {
+        if STAGES.replace(STAGES.get() + 1) == 0 {
+            let (gate, news) = &GATE;
+            let state = gate.lock().expect("the gate");
+            news.wait_while(state, |state| state.closed).expect("the gate").threads += 1;
+        }
+        let mut stage = Self::uncounted();
+        stage.counted = true;
+        stage
+    }
+
+    /// A stage for one who mounts nothing.
+    pub fn uncounted() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = stages().join(format!("plywood-test-{}-{number}", std::process::id()));
         fs::create_dir(&dir).unwrap_or_else(|e| panic!("make {}: {e}", dir.display()));
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("chmod of the stage");
-        Self { dir }
+        Self { dir, counted: false }
     }
 
     /// A path on the stage.
@@ -139,6 +180,10 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
+        if self.counted && STAGES.replace(STAGES.get() - 1) == 1 {
+            GATE.0.lock().expect("the gate").threads -= 1;
+            GATE.1.notify_all();
+        }
         // Not with our own code: what is under test must not clean up after its own mistakes.
         let removed = Command::new("rm").arg("-rf").arg("--").arg(&self.dir).stderr(Stdio::null()).status();
         if !removed.is_ok_and(|s| s.success()) {

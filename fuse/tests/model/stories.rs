@@ -1,0 +1,1 @@
+//! Sequences that went wrong once, shortened.
