@@ -3,7 +3,7 @@
 //! A program of its own, since it makes the kernel forget everything, and the tests beside it count requests.
 
 #[allow(dead_code, unused_macros)]
-#[path = "mounted/support.rs"]
+#[path = "mounted/support/mod.rs"]
 mod support;
 
 use crate::support::{Stage, is_real_root, needs};

@@ -424,7 +424,7 @@ impl Subject for Inside {
 
     fn apply(&mut self, operation: &Operation) -> Result<Answer> {
         use Verb::*;
-        self.holds = digest(operation.to_string().as_bytes()) % 3 == 0;
+        self.holds = digest(operation.to_string().as_bytes()).is_multiple_of(3);
         match operation.verb {
             Create | Mkdir | Mkfifo | Mknod | Symlink => self.make(operation),
             Unlink | Rmdir => self.remove(operation),

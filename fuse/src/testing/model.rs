@@ -266,7 +266,7 @@ impl<'a> Run<'a> {
             self.step(&operation).map_err(|words| format!("{operation}:\n{words}"))?;
             let is_due = match self.pace {
                 Pace::Each => true,
-                Pace::Touched(every) | Pace::Answers(every) => done.len() % every == 0,
+                Pace::Touched(every) | Pace::Answers(every) => done.len().is_multiple_of(every),
             };
             if is_due {
                 self.compare_all().map_err(|words| format!("after {operation}:\n{words}"))?;
@@ -518,10 +518,9 @@ impl<'a> Run<'a> {
                 }
                 _ => None,
             };
-            if let Some(hidden) = hidden.filter(|_| name.as_bytes() != OPAQUE_FILE) {
-                if !is_below(hidden) {
-                    return Err(format!("upper layer: whiteout {path:?} hides nothing"));
-                }
+            let hidden = hidden.filter(|_| name.as_bytes() != OPAQUE_FILE);
+            if hidden.is_some_and(|hidden| !is_below(hidden)) {
+                return Err(format!("upper layer: whiteout {path:?} hides nothing"));
             }
             if entry.kind != Kind::Dir {
                 continue;
