@@ -88,3 +88,30 @@ fn an_open_file_outlives_all_its_names_though_they_go_at_the_same_time() {
         assert_eq!(held.read_all().unwrap(), b"Kept");
     }
 }
+
+#[test]
+fn a_read_only_file_with_its_data_below_gets_a_second_name() {
+    let layers = Layers::new(1);
+    layers.file(0, "f", vec![7; 300_000]);
+    fs::set_permissions(layers.lower(0, "f"), std::os::unix::fs::PermissionsExt::from_mode(0o444)).unwrap();
+    let view = layers.root();
+    view.set_times("f", None, Some(plywood_fuse::types::SetTime::Now)).unwrap();
+    view.link("f", "g").unwrap();
+    assert_eq!(view.metadata("g").unwrap().perm, 0o444);
+    assert_eq!(view.read("g").unwrap(), vec![7; 300_000]);
+}
+
+#[test]
+fn a_removed_name_that_looks_like_a_mark_hides_nothing_else() {
+    use plywood_fuse::layer::probe::Wishes;
+    use plywood_fuse::overlay::Settings;
+    let mut settings = Settings::default();
+    settings.upper.wishes = Wishes { user_xattr: Some(true), whiteout_files: true };
+    let layers = Layers::new(1);
+    layers.file(0, "d/.wh..opq", "x").file(0, "d/other", "kept");
+    let view = layers.open_with(settings.clone()).as_user(Identity::root());
+    let _ = view.remove_file("d/.wh..opq");
+    drop(view);
+    let view = layers.open_with(settings).as_user(Identity::root());
+    assert_eq!(view.read("d/other").unwrap(), b"kept");
+}

@@ -20,7 +20,7 @@ pub mod tree;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A directory that goes when this value goes.
+/// A directory that goes when this value goes, unless `PLYWOOD_KEEP=1` says to leave it to be looked at.
 pub struct TempDir(PathBuf);
 
 impl TempDir {
@@ -45,6 +45,9 @@ impl TempDir {
 
 impl Drop for TempDir {
     fn drop(&mut self) {
+        if std::env::var_os("PLYWOOD_KEEP").is_some_and(|v| v == "1") {
+            return eprintln!("{}: left behind", self.0.display());
+        }
         let removed = std::fs::remove_dir_all(&self.0);
         if removed.is_err() && !std::thread::panicking() {
             eprintln!("{}: left behind", self.0.display());

@@ -5,7 +5,7 @@
 
 use super::model::{Variant, View};
 use super::operation::{Operation, Verb};
-use super::tree::{Item, Layer, What, join};
+use super::tree::{Item, Layer, What, join, merged};
 use crate::types::Kind;
 use std::collections::BTreeMap;
 
@@ -98,7 +98,14 @@ pub fn layers(random: &mut Random, variant: &Variant) -> Vec<Layer> {
             below.push(path);
             items.push(item);
         }
-        layers.insert(0, Layer { dialect: *random.pick(&variant.dialects), items }.sound());
+        let mut layer = Layer { dialect: *random.pick(&variant.dialects), items }.sound();
+        if variant.judge {
+            // The kernel lists a whiteout that hides nothing.
+            let shown = merged(&layers);
+            let is_shown = |path: &str| shown.items.iter().any(|i| i.path == path);
+            layer.items.retain(|i| i.what != What::Whiteout || is_shown(&i.path));
+        }
+        layers.insert(0, layer);
     }
     layers
 }
