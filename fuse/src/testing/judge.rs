@@ -13,15 +13,18 @@ use std::process::Command;
 /// # Errors
 /// In words: the mount fails, or a part of the tree cannot be read.
 pub fn look(stack: &Stack, user_xattr: bool, target: &Path) -> Result<Entries, String> {
-    for dir in [target.to_owned(), target.with_extension("work")] {
+    let (upper, work) = (target.with_extension("upper"), target.with_extension("work"));
+    for dir in [target, &work] {
         std::fs::create_dir_all(dir).map_err(|e| e.to_string())?;
     }
+    // A copy, since the kernel tidies even where it only reads: it removes marks that it finds needless.
+    command(Command::new("cp").arg("-a").arg("--").args([&stack.upper, &upper]))?;
     let mut options = OsString::from("ro,lowerdir=");
     for (at, lower) in stack.lowers.iter().enumerate() {
         options.push(if at == 0 { "" } else { ":" });
         options.push(lower);
     }
-    for (name, path) in [(",upperdir=", &stack.upper), (",workdir=", &target.with_extension("work"))] {
+    for (name, path) in [(",upperdir=", &upper), (",workdir=", &work)] {
         options.push(name);
         options.push(path);
     }
@@ -32,8 +35,10 @@ pub fn look(stack: &Stack, user_xattr: bool, target: &Path) -> Result<Entries, S
     let seen =
         tree::snapshot(target).map_err(|e| format!("the kernel's overlayfs cannot read its tree: {e}"));
     let unmounted = command(Command::new("umount").arg(target));
+    let removed = std::fs::remove_dir_all(&upper);
     let seen = seen?;
     unmounted?;
+    removed.map_err(|e| format!("remove {}: {e}", upper.display()))?;
     Ok(seen)
 }
 
