@@ -77,27 +77,3 @@ fn the_kernel_shows_the_same_tree_of_layers_with_marks_below_user() {
         random(Variant { user_xattr: true, ..plain }, 6_000);
     }
 }
-
-#[test]
-#[ignore]
-fn again() {
-    let text = std::fs::read_to_string(std::env::var("PLYWOOD_MODEL_REPLAY").unwrap()).unwrap();
-    let mut lines: Vec<&str> = text.lines().collect();
-    let ops = lines.pop().unwrap();
-    let v = lines.remove(0);
-    let mut variant = Variant::usual();
-    for w in v.split_whitespace() {
-        match w {
-            "files" => variant.whiteout_files = true,
-            "copy" => variant.renames = Renames::Copy,
-            "refuse" => variant.renames = Renames::Refuse,
-            "over" => variant.overrides = true,
-            "user" => variant.user_xattr = true,
-            "judge" => variant.judge = true,
-            "nometa" => variant.metacopy = Metacopy::Off,
-            "unpriv" => variant.privileged = false,
-            _ => {}
-        }
-    }
-    suite::replay(&variant, &lines, ops, &inside);
-}

@@ -432,8 +432,12 @@ impl Overlay {
         if node.is_dir() {
             let part = dir_part(dir)?;
             self.learn_names(part)?;
-            self.obstacle(dir, &part.state.read(), name)?;
-            return Err(Error::from_errno(libc::EPERM));
+            // A name in use comes first, as in the kernel.
+            let errno = match self.resolve(dir, &part.state.read(), name, Layers::All)? {
+                Resolution::Present(_) => libc::EEXIST,
+                Resolution::Absent { .. } => libc::EPERM,
+            };
+            return Err(Error::from_errno(errno));
         }
         self.expect_absent(dir, name)?;
         self.copy_up(node, Want::Data)?;
