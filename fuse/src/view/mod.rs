@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //!
-//! * What the overlay hands out is given back exactly once, by [`Known`]; so when all views, files and walks
+//! * What the overlay hands out is given back exactly once, by `Known`; so when all views, files and walks
 //!   are dropped, [`Overlay::known_inodes`] is 1: the root.
 //! * No path leads out of the tree: `..` stops at its root, and an absolute symlink starts there.
 //! * Nothing is changed before every question about it was asked, so a refused call changes nothing.
