@@ -5,6 +5,7 @@
 use plywood_fuse::error::{Error, Result};
 use plywood_fuse::overlay::changes::Change;
 use plywood_fuse::overlay::{Metacopy, Renames};
+use plywood_fuse::testing::judge;
 use plywood_fuse::testing::model::{Stack, Subject, Variant};
 use plywood_fuse::testing::operation::{Answer, Operation};
 use plywood_fuse::testing::plain::Plain;
@@ -89,8 +90,8 @@ impl Subject for Mounted {
         let Some(Running { mut server, merged, mut plain }) = self.running.take() else { return Ok(()) };
         plain.close_handles();
         drop(plain);
-        let ended = Command::new("umount").arg(&merged).status()?.success()
-            && wait(|| server.try_wait().is_ok_and(|ended| ended.is_some()));
+        judge::unmount(&merged).map_err(|words| failed("unmount", words))?;
+        let ended = wait(|| server.try_wait().is_ok_and(|ended| ended.is_some()));
         if !ended {
             server.kill()?;
             return Err(failed("unmount", "the server did not end"));

@@ -19,7 +19,7 @@ use crate::layer::upper::Upper;
 use crate::sys::node::RenameMode;
 use crate::sys::open::DirMode;
 use crate::sys::{self, Place};
-use crate::types::{Kind, check_name};
+use crate::types::{Kind, SetTime, check_name};
 use parking_lot::RwLockWriteGuard;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -266,6 +266,7 @@ impl Overlay {
         let part = dir_part(dir)?;
         let mut state = part.state.write();
         let fd = self.upper_dir(dir)?;
+        let times = sys::stat::stat(Place::dir(&fd))?;
         upper.make_opaque(fd.as_fd())?;
         state.merged = false;
         let list = sys::open::open_dir_at(fd.as_fd(), b".", DirMode::List)?;
@@ -282,7 +283,9 @@ impl Overlay {
                 sys::node::unlink(fd.as_fd(), &name)?;
             }
         }
-        Ok(())
+        // Nothing that is shown has changed.
+        let (atime, mtime) = (SetTime::At(times.atime), SetTime::At(times.mtime));
+        sys::stat::set_times(Place::dir(&fd), Some(atime), Some(mtime))
     }
 
     fn is_node(&self, node: &Arc<Node>, resolved: &Resolved) -> bool {

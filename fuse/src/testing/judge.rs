@@ -5,6 +5,10 @@ use super::tree::{self, Entries};
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+
+/// How often an unmount is tried.
+const TRIES: usize = 100;
 
 /// Mounts the layers for reading, looks at everything, and unmounts.
 ///
@@ -34,12 +38,28 @@ pub fn look(stack: &Stack, user_xattr: bool, target: &Path) -> Result<Entries, S
     command(&mut mount)?;
     let seen =
         tree::snapshot(target).map_err(|e| format!("the kernel's overlayfs cannot read its tree: {e}"));
-    let unmounted = command(Command::new("umount").arg(target));
+    let unmounted = unmount(target);
     let removed = std::fs::remove_dir_all(&upper);
     let seen = seen?;
     unmounted?;
     removed.map_err(|e| format!("remove {}: {e}", upper.display()))?;
     Ok(seen)
+}
+
+/// Unmounts; another thread that starts a program may hold a descriptor for a moment.
+///
+/// # Errors
+/// In words, if that takes more than two seconds.
+pub fn unmount(target: &Path) -> Result<(), String> {
+    let mut unmounted = command(Command::new("umount").arg(target));
+    for _ in 0..TRIES {
+        if unmounted.is_ok() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        unmounted = command(Command::new("umount").arg(target));
+    }
+    unmounted
 }
 
 fn command(command: &mut Command) -> Result<(), String> {
