@@ -114,6 +114,9 @@ impl Overlay {
     /// # Errors
     /// EROFS, ENOSPC, and those of the disk.
     pub fn write(&self, node: &Arc<Node>, at: u64, data: &[u8], privileges: Privileges) -> Result<usize> {
+        if data.is_empty() {
+            return Ok(0);
+        }
         let fd = self.prepare_write(node)?;
         // Before the data: nobody shall run what is written with the rights of the owner.
         self.kill_privileges(node, privileges)?;
@@ -188,7 +191,10 @@ impl Overlay {
         privileges: Privileges,
     ) -> Result<usize> {
         let target = self.prepare_write(to)?;
-        self.kill_privileges(to, privileges)?;
+        // As everywhere on Linux: where there is nothing to copy, nothing changes.
+        if length > 0 && from_at < self.stat(from)?.size {
+            self.kill_privileges(to, privileges)?;
+        }
         let copy = |source: Arc<OwnedFd>| {
             sys::copy::copy_range(source.as_fd(), from_at, target.as_fd(), to_at, length)
         };

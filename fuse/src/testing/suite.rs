@@ -146,12 +146,27 @@ pub fn replay(variant: &Variant, layers: &[&str], operations: &str, make: Maker<
 /// # Panics
 /// Without root, unless `PLYWOOD_SKIP_MOUNTED=1` is set.
 pub fn may_mount() -> bool {
-    if crate::sys::process::effective_uid() == 0 {
+    allowed(crate::sys::process::effective_uid() == 0, "only root can mount: run as root")
+}
+
+/// True if this user can make a user namespace; false, said aloud, if the user wants such tests left out.
+///
+/// # Panics
+/// Without it, unless `PLYWOOD_SKIP_MOUNTED=1` is set.
+pub fn may_unshare() -> bool {
+    let mut command = std::process::Command::new("unshare");
+    let made = command.args(["--user", "--map-root-user", "--mount", "true"]).output();
+    allowed(made.is_ok_and(|o| o.status.success()), "no user namespace can be made: allow it to this user")
+}
+
+fn allowed(can: bool, cannot: &str) -> bool {
+    const SKIP: &str = "PLYWOOD_SKIP_MOUNTED";
+    if can {
         return true;
     }
-    if std::env::var_os("PLYWOOD_SKIP_MOUNTED").is_some_and(|v| v == "1") {
-        eprintln!("PLYWOOD_SKIP_MOUNTED=1: the kernel's overlayfs is NOT asked");
+    if std::env::var_os(SKIP).is_some_and(|v| v == "1") {
+        eprintln!("LEFT OUT, as {SKIP}=1 asks: {cannot}");
         return false;
     }
-    panic!("only root can mount the kernel's overlayfs: run as root, or set PLYWOOD_SKIP_MOUNTED=1");
+    panic!("{cannot}, or set {SKIP}=1 to leave this test out");
 }
