@@ -1,1 +1,17 @@
 //! plywood: a snapshotter for people without root.
+//!
+//! A snapshot is a directory tree: *prepare* a writable one from a parent, change it, *commit* it as an immutable
+//! layer, *view* it read-only, stack the next on top. [`snapshotter::Snapshotter`] is that life as a Rust API.
+//!
+//! From the ground up: [`error`] and [`types`] are the words; [`layout`] knows where things lie; [`sys`] asks the
+//! kernel; [`store`] keeps the rows, in LMDB; [`backend`] keeps and mounts the directories; [`filter`] decides what
+//! a caller wants to see; [`snapshotter`] is the order of row and directory. Dependencies point down.
+
+pub mod backend;
+pub mod error;
+pub mod fail;
+pub mod filter;
+pub mod layout;
+pub mod store;
+pub mod sys;
+pub mod types;

@@ -38,10 +38,7 @@ fn changes_are_told_below_directories_that_changed_places() {
 
 #[test]
 fn a_directory_goes_below_itself_no_more_if_a_file_is_there() {
-    usual(
-        &["kernel; dir b/d/a mtime=1000000011"],
-        "create b/d/a/b 755; rename b c; rename c/d/a c/d/a/b",
-    );
+    usual(&["kernel; dir b/d/a mtime=1000000011"], "create b/d/a/b 755; rename b c; rename c/d/a c/d/a/b");
 }
 
 #[test]
@@ -53,10 +50,7 @@ fn a_lower_file_with_the_name_of_a_whiteout_can_be_cut_to_nothing() {
 
 #[test]
 fn a_directory_cannot_be_linked_and_a_name_in_use_comes_first() {
-    usual(
-        &["kernel; dir a; file d size=5"],
-        "mkdir a/a 755; link a/a d; link a/a e; rename a b; link b/a d",
-    );
+    usual(&["kernel; dir a; file d size=5"], "mkdir a/a 755; link a/a d; link a/a e; rename a b; link b/a d");
     usual(&["kernel; dir a/b; symlink d/c d"], "link d a/b/c");
 }
 
