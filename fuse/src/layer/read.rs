@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::idmap::OverrideName;
+use crate::layer::ancestry::Ancestry;
 use crate::layer::entry::{DirContext, Found, LayerEntry, Marks, judge, must_read_marks};
 use crate::layer::marks::Origin;
 use crate::layer::source::{LayerPath, LayerSource, split_path};
@@ -42,30 +43,6 @@ struct Covered {
     fd: OwnedFd,
 }
 
-/// Where the directory `inside` is below the directory `root`: a path of at least one component without
-/// symlinks; `None` if it is not below it, or cannot be looked at: that is told by those who need it.
-pub fn path_below(root: BorrowedFd<'_>, inside: &Path) -> Option<(LayerPath, OwnedFd)> {
-    use std::os::unix::ffi::OsStrExt;
-    let who = |fd: BorrowedFd<'_>| {
-        let stat = sys::stat::stat(Place::dir(&fd)).ok()?;
-        Some((stat.dev, stat.ino))
-    };
-    let absolute = std::fs::canonicalize(inside).ok()?;
-    let (root_is, inside_is) = (who(root)?, who(sys::open::open_root(&absolute).ok()?.as_fd())?);
-    for above in absolute.ancestors().skip(1) {
-        if sys::open::open_root(above).ok().and_then(|fd| who(fd.as_fd())) != Some(root_is) {
-            continue;
-        }
-        let rest = absolute.strip_prefix(above).unwrap_or(Path::new("")).as_os_str().as_bytes();
-        // Another mount can be on the way from here, and none on the way from the root of the layer.
-        let found = sys::open::open_dir_beneath(root, rest, DirMode::Base).ok();
-        if let Some(fd) = found.filter(|fd| who(fd.as_fd()) == Some(inside_is)) {
-            return Some((rest.into(), fd));
-        }
-    }
-    None
-}
-
 impl DirLayer {
     /// Opens the layer in the directory `path`, which may be relative and may be a symlink.
     ///
@@ -92,8 +69,9 @@ impl DirLayer {
 
     /// Prepares for a mount at `mount_point`, which may be inside of this layer.
     #[must_use]
-    pub fn around(mut self, mount_point: &Path) -> DirLayer {
-        let below = path_below(self.root.as_fd(), mount_point);
+    pub fn around(mut self, mount_point: &Ancestry) -> DirLayer {
+        let root = (self.found.stat.dev, self.found.stat.ino);
+        let below = mount_point.below_this(self.root.as_fd(), root);
         self.covered = below.map(|(path, fd)| Covered { path, fd });
         self
     }

@@ -8,6 +8,7 @@
 
 use crate::error::{Error, Result};
 use crate::idmap::{OverrideKind, OverrideName, Owner, StatOverride};
+use crate::layer::ancestry::Ancestry;
 use crate::layer::entry::DirContext;
 use crate::layer::marks::{self, Mark, Namespace};
 use crate::layer::probe::{self, Abilities, WhiteoutForm, Wishes};
@@ -607,7 +608,8 @@ fn check_apart(root: BorrowedFd<'_>, upper: &Path, work: &Path) -> Result<()> {
     let Ok(outer) = sys::open::open_root(work) else { return Ok(()) };
     let who = |fd: BorrowedFd<'_>| sys::stat::stat(Place::dir(&fd)).map(|stat| (stat.dev, stat.ino)).ok();
     let same = who(root).is_some_and(|root| who(outer.as_fd()) == Some(root));
-    if !same && read::path_below(root, work).is_none() && read::path_below(outer.as_fd(), upper).is_none() {
+    let inside = |dir: &Path, root| Ancestry::of(dir).is_some_and(|dir| dir.below(root).is_some());
+    if !same && !inside(work, root) && !inside(upper, outer.as_fd()) {
         return Ok(());
     }
     let subject = work.display().to_string();

@@ -30,9 +30,10 @@ use crate::idmap::Ownership;
 use crate::inode::node::{At, DirPart, DirState, LowerDir, Node, UpperDir, Whereabouts};
 use crate::inode::number::Numbers;
 use crate::inode::table::Table;
+use crate::layer::ancestry::Ancestry;
 use crate::layer::entry::Found;
 use crate::layer::marks::Opaque;
-use crate::layer::read::{DirLayer, FdCache, path_below, read_entry};
+use crate::layer::read::{DirLayer, FdCache, read_entry};
 use crate::layer::source::LayerSource;
 use crate::layer::upper::{Upper, UpperOptions};
 use crate::types::{Ino, Kind};
@@ -161,18 +162,19 @@ impl Overlay {
     ) -> Result<Overlay> {
         let share = Self::descriptors(&settings) / 4 / lowers.len().max(1);
         let mut opened = Vec::with_capacity(lowers.len());
+        let around = mount_point.and_then(Ancestry::of);
         for path in lowers {
             let mut layer = DirLayer::open(path, share.max(64))?;
-            if let Some(mount_point) = mount_point {
+            if let Some(mount_point) = &around {
                 layer = layer.around(mount_point);
             }
             opened.push(Arc::new(layer) as Arc<dyn LayerSource>);
         }
-        if let (Some((upper, work)), Some(mount_point)) = (upper, mount_point) {
+        if let (Some((upper, work)), Some(around), Some(mount_point)) = (upper, &around, mount_point) {
             for (option, dir) in [("upperdir", upper), ("workdir", work)] {
                 // What is missing is told by those who need it.
                 let Ok(root) = crate::sys::open::open_root(dir) else { continue };
-                if path_below(root.as_fd(), mount_point).is_some() {
+                if around.below(root.as_fd()).is_some() {
                     let cause = format!("inside of {option} {}; choose one outside", dir.display());
                     let subject = mount_point.display().to_string();
                     return Err(Error::new(libc::EINVAL, "mount point", subject, cause));

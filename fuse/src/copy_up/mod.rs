@@ -13,14 +13,16 @@
 //! Until 5 a crash leaves a file in the work directory, which the next mount removes. While data is copied
 //! only the lock of this inode is held.
 
+mod data;
+
+use self::data::{copy_data, order_before_rename};
 use crate::error::{Error, Result};
 use crate::idmap::Owner;
 use crate::inode::node::{At, LowerFile, MarkFiles, Node, UpperDir};
 use crate::layer::entry::{DirContext, Found, LayerEntry};
 use crate::layer::marks::{self, Mark, Origin};
-use crate::layer::probe::Ordering;
 use crate::layer::source::{LayerPath, LayerSource};
-use crate::layer::upper::{Durability, Lossy, Upper};
+use crate::layer::upper::{Lossy, Upper};
 use crate::overlay::place::dir_part;
 use crate::overlay::{Counters, Metacopy, Overlay};
 use crate::sys::open::DirMode;
@@ -44,12 +46,6 @@ pub enum Want {
 
 /// Below this size a whole copy costs no more than the attributes of a metacopy file.
 const METACOPY_MIN_BYTES: u64 = 128 * 1024;
-
-/// Below this size reads and writes are as fast as any other way.
-const PLAIN_COPY_MAX_BYTES: u64 = 64 * 1024;
-
-/// The size of one step of a copy: large enough to be fast, small enough for a buffer.
-const STEP_BYTES: usize = 1 << 20;
 
 impl Overlay {
     /// Makes sure that a file is in the upper layer.
@@ -225,7 +221,7 @@ impl Overlay {
                         Some(data) => self.lower(data.layer)?.open(&data.dir, &data.name)?,
                         None => layer.open(path, &own_name)?,
                     };
-                    moved = copy_data(source.as_fd(), file.as_fd(), found.stat.size)?;
+                    moved = copy_data(upper, source.as_fd(), file.as_fd(), found.stat.size)?;
                     Counters::add(&self.counters.copied_bytes, moved);
                 }
                 fd = Some(file);
@@ -355,7 +351,7 @@ impl Overlay {
             sys::stat::truncate(target.as_fd(), 0)?;
         } else {
             let source = self.lower(data.layer)?.open(&data.dir, &data.name)?;
-            let copied = copy_data(source.as_fd(), target.as_fd(), stat.size)?;
+            let copied = copy_data(upper, source.as_fd(), target.as_fd(), stat.size)?;
             Counters::add(&self.counters.copied_bytes, copied);
             // Writing took the capabilities away, if there were any.
             if let Some(value) = sys::xattr::get_value(Place::Fd(source.as_fd()), c"security.capability")? {
@@ -573,101 +569,7 @@ pub(crate) fn open_pin(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
     }
 }
 
-/// Makes sure that data reaches the disk before what is done to the file next: the rename that publishes it,
-/// or the mark that says it is complete. After a crash of the machine a name must not show a file without its
-/// data, since what it hides below was whole.
-///
-/// `moved` bytes were written; a clone shares data that is on the disk already.
-fn order_before_rename(upper: &Upper, file: BorrowedFd<'_>, moved: u64) -> Result<()> {
-    if moved == 0 || upper.durability() == Durability::Volatile {
-        return Ok(());
-    }
-    match upper.abilities().ordering {
-        Ordering::NotNeeded => Ok(()),
-        Ordering::Journal => sys::copy::start_writeback(file, 0, 0),
-        Ordering::Nothing => sys::copy::sync(file, sys::copy::Sync::Data),
-    }
-}
-
 /// The marks that a directory made by this mount starts with.
 pub(crate) fn fresh_upper(mark_files: MarkFiles, default_acl: bool) -> UpperDir {
     UpperDir::known(DirContext { default_acl, ..DirContext::default() }, mark_files)
-}
-
-/// Copies the data of a file; returns how many bytes were moved. Holes stay holes.
-fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Result<u64> {
-    if size == 0 {
-        return Ok(0);
-    }
-    if size > PLAIN_COPY_MAX_BYTES && sys::copy::clone_file(from, to).is_ok() {
-        return Ok(0);
-    }
-    if size <= PLAIN_COPY_MAX_BYTES {
-        let mut buffer = vec![0u8; usize::try_from(size).unwrap_or(STEP_BYTES)];
-        let length = sys::copy::read_at(from, &mut buffer, 0)?;
-        write_all(to, buffer.get(..length).unwrap_or_default(), 0)?;
-        return Ok(length as u64);
-    }
-    sys::stat::truncate(to, size)?;
-    let mut copied = 0;
-    let mut at = 0;
-    while let Some((start, end)) = next_extent(from, at, size)? {
-        copy_extent(from, to, start, end)?;
-        copied += end - start;
-        at = end;
-    }
-    Ok(copied)
-}
-
-/// The next run of data at or after `at`; the whole rest where the disk cannot tell.
-fn next_extent(fd: BorrowedFd<'_>, at: u64, size: u64) -> Result<Option<(u64, u64)>> {
-    if at >= size {
-        return Ok(None);
-    }
-    let offset = i64::try_from(at).map_err(|_| Error::from_errno(libc::EFBIG))?;
-    let start = match sys::copy::seek(fd, offset, libc::SEEK_DATA) {
-        Ok(start) => start,
-        Err(e) if e.errno() == libc::ENXIO => return Ok(None),
-        Err(_) => return Ok(Some((at, size))),
-    };
-    let offset = i64::try_from(start).map_err(|_| Error::from_errno(libc::EFBIG))?;
-    let end = sys::copy::seek(fd, offset, libc::SEEK_HOLE).unwrap_or(size);
-    Ok((start < size).then(|| (start, end.min(size))))
-}
-
-fn copy_extent(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<()> {
-    let mut at = start;
-    while at < end {
-        let step = usize::try_from(end - at).unwrap_or(usize::MAX).min(STEP_BYTES * 64);
-        match sys::copy::copy_range(from, at, to, at, step) {
-            // The end of the file, or a file system that answers so where it cannot: reading tells.
-            Ok(0) => break,
-            Ok(n) => at += n as u64,
-            Err(e) if e.errno() == libc::EINTR => {}
-            Err(e)
-                if e.is_unsupported() || e.is_cross_device() || e.is_denied() || e.errno() == libc::EBADF =>
-            {
-                break;
-            }
-            Err(e) => return Err(e),
-        }
-    }
-    let mut buffer = vec![0u8; STEP_BYTES];
-    while at < end {
-        let step = usize::try_from(end - at).unwrap_or(usize::MAX).min(STEP_BYTES);
-        let length = sys::copy::read_at(from, &mut buffer[..step], at)?;
-        if length == 0 {
-            return Ok(());
-        }
-        write_all(to, &buffer[..length], at)?;
-        at += length as u64;
-    }
-    Ok(())
-}
-
-fn write_all(to: BorrowedFd<'_>, data: &[u8], at: u64) -> Result<()> {
-    if sys::copy::write_at(to, data, at)? == data.len() {
-        return Ok(());
-    }
-    Err(Error::from_errno(libc::ENOSPC))
 }
