@@ -25,7 +25,7 @@ pub fn point(name: &'static str) -> Result<()> {
     armed::point(name)
 }
 
-/// Arms a point of this process, as `PLYWOOD_FAIL` does; an empty string disarms all.
+/// Arms points for the calling thread alone, as `PLYWOOD_FAIL` does for the process; an empty string disarms them.
 ///
 /// # Panics
 /// If the text cannot be understood: a test that arms nothing proves nothing.
@@ -38,6 +38,7 @@ pub fn arm(text: &str) {
 mod armed {
     use crate::error::{Error, Result};
     use parking_lot::Mutex;
+    use std::cell::RefCell;
     use std::sync::LazyLock;
 
     struct Armed {
@@ -53,6 +54,10 @@ mod armed {
         Panic,
         Error(i32),
         Pause(u64),
+    }
+
+    thread_local! {
+        static HERE: RefCell<Vec<Armed>> = const { RefCell::new(Vec::new()) };
     }
 
     static POINTS: LazyLock<Mutex<Vec<Armed>>> =
@@ -80,19 +85,19 @@ mod armed {
     }
 
     pub fn arm(text: &str) {
-        *POINTS.lock() = parse(text);
+        let points = parse(text);
+        HERE.with_borrow_mut(|here| *here = points);
+    }
+
+    fn due(points: &mut Vec<Armed>, name: &str) -> Option<Action> {
+        let at = points.iter().position(|p| p.name == name)?;
+        points[at].left = points[at].left.saturating_sub(1);
+        (points[at].left == 0).then(|| points.remove(at).action)
     }
 
     pub fn point(name: &'static str) -> Result<()> {
-        let action = {
-            let mut points = POINTS.lock();
-            let Some(at) = points.iter().position(|p| p.name == name) else { return Ok(()) };
-            points[at].left = points[at].left.saturating_sub(1);
-            if points[at].left > 0 {
-                return Ok(());
-            }
-            points.remove(at).action
-        };
+        let here = HERE.with_borrow_mut(|here| due(here, name));
+        let Some(action) = here.or_else(|| due(&mut POINTS.lock(), name)) else { return Ok(()) };
         match action {
             Action::Exit => plywood_fuse::sys::process::exit_now(137),
             Action::Panic => panic!("fail point {name}"),

@@ -8,8 +8,8 @@
 //!     7/                one snapshot by its id: a directory, or a btrfs subvolume
 //!       fs/             content, for backends that stack layers
 //!       work/           scratch space of overlays, until the snapshot is committed
-//!     new-7-x1b2/       being made: garbage when its maker is gone
-//!     rm-7-x1b3/        being removed: garbage
+//!     new-7-4d2-1f-0/   being made: garbage when its maker is gone
+//!     rm-7-4d2-20-1/    being removed: garbage
 //!   mnt/7               mount points that plywood keeps itself
 //! ```
 //!
@@ -32,8 +32,8 @@ pub struct Layout {
 pub enum Entry {
     /// A snapshot of this id.
     Snapshot(SnapshotId),
-    /// Something that is being made.
-    Staged,
+    /// Something that is being made, to be the snapshot of this id.
+    Staged(SnapshotId),
     /// Something that is being removed.
     Removed,
     /// Not ours.
@@ -123,28 +123,27 @@ impl Layout {
         self.snapshot(id).join(WORK)
     }
 
-    /// A name that nothing has, for something that is being made.
-    pub fn staged(&self) -> PathBuf {
-        self.snapshots().join(unique("new"))
+    /// A name that nothing has, for something that is being made and will be the snapshot `id`.
+    pub fn staged(&self, id: SnapshotId) -> PathBuf {
+        self.snapshots().join(unique("new", id))
     }
 
     /// A name that nothing has, for the remains of a snapshot.
     pub fn removed(&self, id: SnapshotId) -> PathBuf {
-        self.snapshots().join(format!("{}-{id}", unique("rm")))
+        self.snapshots().join(unique("rm", id))
     }
 
     /// What a name below [`Layout::snapshots`] means.
     pub fn entry(name: &str) -> Entry {
-        if name.starts_with("new-") {
-            return Entry::Staged;
+        let id = |text: &str| text.parse::<u64>().ok().filter(|id| id.to_string() == text).map(SnapshotId);
+        let first = |rest: &str| id(rest.split('-').next().unwrap_or_default());
+        if let Some(staged) = name.strip_prefix("new-").and_then(first) {
+            return Entry::Staged(staged);
         }
-        if name.starts_with("rm-") {
+        if name.strip_prefix("rm-").and_then(first).is_some() {
             return Entry::Removed;
         }
-        match name.parse::<u64>() {
-            Ok(id) if id.to_string() == name => Entry::Snapshot(SnapshotId(id)),
-            _ => Entry::Foreign,
-        }
+        id(name).map_or(Entry::Foreign, Entry::Snapshot)
     }
 }
 
@@ -155,11 +154,11 @@ pub const CONTENT: &str = "fs";
 pub const WORK: &str = "work";
 
 /// A name that no process of this machine has used: process, time and a counter tell them apart.
-fn unique(what: &str) -> String {
+fn unique(what: &str, id: SnapshotId) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!("{what}-{:x}-{:x}-{count:x}", std::process::id(), since.as_nanos())
+    format!("{what}-{id}-{:x}-{:x}-{count:x}", std::process::id(), since.as_nanos())
 }
 
 #[cfg(test)]
@@ -175,8 +174,10 @@ mod tests {
             ("+7", Entry::Foreign),
             ("", Entry::Foreign),
             ("lost+found", Entry::Foreign),
-            ("new-1-2-3", Entry::Staged),
-            ("rm-1-2-3-7", Entry::Removed),
+            ("new-1-2-3-4", Entry::Staged(SnapshotId(1))),
+            ("rm-7-2-3-4", Entry::Removed),
+            ("new-x", Entry::Foreign),
+            ("rm-", Entry::Foreign),
         ];
         for (name, entry) in cases {
             assert_eq!(Layout::entry(name), entry, "{name:?}");

@@ -5,13 +5,19 @@
 //!
 //! From the ground up: [`error`] and [`types`] are the words; [`layout`] knows where things lie; [`sys`] asks the
 //! kernel; [`store`] keeps the rows, in LMDB; [`backend`] keeps and mounts the directories; [`filter`] decides what
-//! a caller wants to see; [`snapshotter`] is the order of row and directory. Dependencies point down.
+//! a caller wants to see; [`snapshotter`] is the order of row and directory. [`mounting`] carries out mounts as whoever
+//! runs it, and [`exec`] runs a command in a snapshot that is mounted for just that long. Dependencies point down.
 
 pub mod backend;
+pub mod config;
 pub mod error;
+pub mod exec;
 pub mod fail;
 pub mod filter;
+pub mod idmapping;
 pub mod layout;
+pub mod mounting;
+pub mod snapshotter;
 pub mod store;
 pub mod sys;
 pub mod types;

@@ -1,11 +1,27 @@
 //! Directories and mounts of snapshots: one trait, four ways. No metadata: rows belong to the store, and the
 //! order of row and directory to the snapshotter.
 //!
-//! Life of a directory: [`Backend::stage`] makes it under a temporary name, outside of any transaction and as
-//! slow as it likes; [`Backend::publish`] gives it its id by one rename, inside the write transaction;
+//! Life of a directory: [`Backend::stage`] makes it under a temporary name: inside the write transaction if that
+//! is quick, else ([`Abilities::slow_stage`]) outside, under the protection of a pending row;
+//! [`Backend::publish`] gives it its id by one rename, before the row says that it is there;
 //! [`Backend::seal`] makes it durable (and read-only, where the disk can) before the row says "committed";
 //! [`Backend::retire`] renames it away once its row is gone, and [`Backend::delete`] frees it. What a crash leaves
 //! under `new-*` and `rm-*`, or under an id without a row, is garbage for [`Backend::delete`].
+
+pub mod btrfs;
+pub mod copy_file;
+pub mod copy_tree;
+pub mod delete;
+pub mod directory;
+pub mod followed;
+pub mod fuse;
+pub mod measure;
+pub mod native;
+pub mod open;
+pub mod overlay;
+pub mod stacked;
+pub mod trial;
+pub mod walk;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{Mount, SnapshotId, SnapshotKind, Usage};
@@ -61,6 +77,8 @@ impl fmt::Display for BackendName {
 /// What the new snapshot is to be.
 #[derive(Debug, Clone, Copy)]
 pub struct Stage<'a> {
+    /// The id that it will have: part of the temporary name, so that whoever clears up knows whose it is.
+    pub id: SnapshotId,
     /// Active or View.
     pub kind: SnapshotKind,
     /// Its parents, nearest first.
@@ -172,6 +190,33 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// Those of the disk.
     fn unseal(&self, id: SnapshotId) -> Result<()>;
+
+    /// Makes the content read-only where the disk can: inside the write transaction that commits the snapshot.
+    ///
+    /// # Errors
+    /// Those of the disk: then it is not frozen.
+    fn freeze(&self, id: SnapshotId) -> Result<()> {
+        let _ = id;
+        Ok(())
+    }
+
+    /// Undoes [`Backend::freeze`]: inside a write transaction in which the snapshot is still active.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn thaw(&self, id: SnapshotId) -> Result<()> {
+        let _ = id;
+        Ok(())
+    }
+
+    /// True if the content is read-only by [`Backend::freeze`]: an active snapshot is after a crash in its commit.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn is_frozen(&self, id: SnapshotId) -> Result<bool> {
+        let _ = id;
+        Ok(false)
+    }
 
     /// What only a snapshot that can still change needs goes: called after the row says "committed".
     fn committed(&self, id: SnapshotId);

@@ -1,6 +1,10 @@
 //! System calls that are not about files in a layer: mounts, btrfs, user namespaces. The only `unsafe` of this crate
 //! is below here.
 
+pub mod attach;
 pub mod btrfs;
+pub mod child;
+pub(crate) mod lmdb;
 pub mod mount;
+pub mod pretend;
 pub mod userns;

@@ -1,0 +1,233 @@
+//! Prepare and view: how a snapshot comes to be.
+//!
+//! Where making the directory is quick, all is one write transaction: check, new id, directory under a temporary
+//! name, rename to the id, rows. Where it is a copy of the parent, a pending row takes the key and holds the
+//! parent first, and becomes the real row when the copy is there.
+//!
+//! What a crash leaves: `new-ID-*`, or a directory of an id without a row; and a pending row of a process that is
+//! no more. [`super::recover`] drops all of them.
+
+use super::{Snapshotter, chain_below};
+use crate::backend::{Progress, Stage, Staged};
+use crate::error::{Error, ErrorKind, Result};
+use crate::idmapping::Mappings;
+use crate::store::{NewSnapshot, ProcessMark, Record};
+use crate::types::{Labels, Mount, SnapshotId, SnapshotKind, Timestamp, check_labels, check_name, quoted};
+
+/// What a caller wants to have made.
+struct Wanted<'a> {
+    operation: &'static str,
+    kind: SnapshotKind,
+    key: &'a str,
+    parent: Option<&'a str>,
+    labels: Labels,
+    owner: Option<(u32, u32)>,
+}
+
+impl Snapshotter {
+    /// Makes a writable snapshot on top of the committed snapshot `parent`, or an empty one; returns its mounts.
+    ///
+    /// # Errors
+    /// `NotFound` or `InvalidArgument` if the parent is not there or not committed; `AlreadyExists` if the key is
+    /// in use; `InvalidArgument` for labels or id mappings that cannot be; `NoSpace`; `Cancelled`. Then nothing
+    /// has changed.
+    pub fn prepare(
+        &self,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Mount>> {
+        self.create("prepare", SnapshotKind::Active, key, parent, labels, progress)
+    }
+
+    /// Makes a read-only snapshot that shows the committed snapshot `parent`, or nothing; returns its mounts.
+    ///
+    /// # Errors
+    /// As [`Snapshotter::prepare`].
+    pub fn view(
+        &self,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Mount>> {
+        if parent.is_none() && self.settings.views_require_parent {
+            let cause = "a view needs a parent, as views_require_parent is set";
+            return Err(Error::new(ErrorKind::InvalidArgument, "view", quoted(key), cause));
+        }
+        self.create("view", SnapshotKind::View, key, parent, labels, progress)
+    }
+
+    fn create(
+        &self,
+        operation: &'static str,
+        kind: SnapshotKind,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Mount>> {
+        check_name(operation, key)?;
+        if let Some(parent) = parent {
+            check_name(operation, parent)?;
+        }
+        let labels = check_labels(operation, labels)?;
+        let owner = Mappings::of_labels(&labels).map_err(|e| e.during(operation, quoted(key)))?.root();
+        let wanted = Wanted { operation, kind, key, parent, labels, owner };
+        let abilities = self.backend.abilities();
+        let has_directory = kind == SnapshotKind::Active || parent.is_none() || abilities.view_has_directory;
+        let (record, chain) = if abilities.slow_stage && has_directory && parent.is_some() {
+            self.create_slowly(&wanted, progress)?
+        } else {
+            self.create_quickly(&wanted, has_directory, progress)?
+        };
+        crate::fail::point("c.after_commit")?;
+        self.mounts_of(operation, &record, &chain)
+    }
+
+    fn create_quickly(
+        &self,
+        wanted: &Wanted<'_>,
+        has_directory: bool,
+        progress: &dyn Progress,
+    ) -> Result<(Record, Vec<SnapshotId>)> {
+        let operation = wanted.operation;
+        // Where the directory was published if the transaction could not be committed after all.
+        let mut published = None;
+        let made = self.store.write(operation, |rows| {
+            published = None;
+            let chain = chain_below(rows, operation, self.realm(), wanted.parent)?;
+            let id = rows.new_id()?;
+            let record = rows.create(id, &self.row(wanted, has_directory), Timestamp::now())?;
+            if has_directory {
+                self.stage_and_publish(wanted, id, &chain, progress)?;
+                published = Some(id);
+            }
+            crate::fail::point("c.before_commit").inspect_err(|_| self.take_back(id))?;
+            Ok((record, chain))
+        });
+        if let (Err(_), Some(id)) = (&made, published) {
+            self.take_back_unless_known(id);
+        }
+        made.map_err(|e| e.during(operation, quoted(wanted.key)))
+    }
+
+    /// Inside of a write transaction: nobody else gives directories their ids meanwhile.
+    fn stage_and_publish(
+        &self,
+        wanted: &Wanted<'_>,
+        id: SnapshotId,
+        chain: &[SnapshotId],
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let stage = Stage { id, kind: wanted.kind, chain, owner: wanted.owner };
+        let mut staged = self.backend.stage(stage, progress)?;
+        let published = self.publish(&mut staged, id);
+        if published.is_err() {
+            self.delete_staged(&staged);
+        }
+        published
+    }
+
+    fn publish(&self, staged: &mut Staged, id: SnapshotId) -> Result<()> {
+        self.backend.publish(staged, id)?;
+        crate::fail::point("c.after_rename")
+    }
+
+    fn delete_staged(&self, staged: &Staged) {
+        if let Err(failed) = self.backend.delete(&staged.path) {
+            let path = staged.path.display();
+            tracing::warn!(%path, error = %failed, "a directory of a snapshot that failed stays until the next cleanup");
+        }
+    }
+
+    /// Renames away a directory whose row will not be; the caller holds the write transaction.
+    fn take_back(&self, id: SnapshotId) {
+        match self.backend.retire(id) {
+            Ok(Some(path)) => self.remover.delete_now(&path),
+            Ok(None) => {}
+            Err(failed) => {
+                tracing::warn!(%id, error = %failed, "a directory without a row stays until the next cleanup")
+            }
+        }
+    }
+
+    /// The same after the transaction: the id may be somebody else's by now, who then has a row.
+    fn take_back_unless_known(&self, id: SnapshotId) {
+        let done = self.store.write("undo", |rows| {
+            if !rows.is_known(id)? {
+                self.take_back(id);
+            }
+            Ok(())
+        });
+        if let Err(failed) = done {
+            tracing::warn!(%id, error = %failed, "a directory without a row stays until the next cleanup");
+        }
+    }
+
+    fn create_slowly(
+        &self,
+        wanted: &Wanted<'_>,
+        progress: &dyn Progress,
+    ) -> Result<(Record, Vec<SnapshotId>)> {
+        let operation = wanted.operation;
+        let failed = |e: Error| e.during(operation, quoted(wanted.key));
+        let maker = ProcessMark::current()?;
+        let (id, chain) = self
+            .store
+            .write(operation, |rows| {
+                let chain = chain_below(rows, operation, self.realm(), wanted.parent)?;
+                Ok((rows.add_pending(&self.row(wanted, true), &maker)?, chain))
+            })
+            .map_err(failed)?;
+        let made = crate::fail::point("c.after_pending")
+            .and_then(|()| self.copy_and_publish(wanted, id, &chain, progress))
+            .and_then(|()| {
+                self.store.write(operation, |rows| {
+                    let record = rows.finish_pending(id, Timestamp::now())?;
+                    crate::fail::point("c.before_commit")?;
+                    Ok(record)
+                })
+            });
+        match made {
+            Ok(record) => Ok((record, chain)),
+            Err(e) => {
+                // The id is ours for good: a directory of this number is what we made.
+                self.take_back(id);
+                if let Err(failed) = self.store.write("undo", |rows| rows.drop_pending(id)) {
+                    tracing::warn!(%id, error = %failed, "a pending row stays until the next cleanup");
+                }
+                Err(failed(e))
+            }
+        }
+    }
+
+    fn copy_and_publish(
+        &self,
+        wanted: &Wanted<'_>,
+        id: SnapshotId,
+        chain: &[SnapshotId],
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let stage = Stage { id, kind: wanted.kind, chain, owner: wanted.owner };
+        let mut staged = self.backend.stage(stage, progress)?;
+        let published = crate::fail::point("c.after_copy").and_then(|()| self.publish(&mut staged, id));
+        if published.is_err() {
+            self.delete_staged(&staged);
+        }
+        published
+    }
+
+    fn row<'a>(&'a self, wanted: &'a Wanted<'a>, has_directory: bool) -> NewSnapshot<'a> {
+        NewSnapshot {
+            realm: self.realm(),
+            name: wanted.key,
+            kind: wanted.kind,
+            parent: wanted.parent,
+            labels: &wanted.labels,
+            has_directory,
+            flags: 0,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What a crash left: found by its name alone, and cleared up.
+//!
+//! | left | by a crash | cleared up by |
+//! |---|---|---|
+//! | `new-ID-*` | in prepare or view, before the rename | cleanup, unless a living process has a pending row for ID |
+//! | directory of an id without row | in prepare or view after the rename; in remove after the row | cleanup |
+//! | `rm-*` | while deleting | cleanup |
+//! | pending row | in prepare or view that copies | open, cleanup |
+//! | frozen active snapshot | in commit, before the row | the next call for its mounts |
+//! | mount row | of a mount whose server died, or of an earlier boot | open, cleanup |
+
+use super::Snapshotter;
+use crate::error::{Error, Result};
+use crate::layout::{Entry, Layout};
+use crate::store::{Finding, ProcessMark, Writer};
+use crate::types::SnapshotId;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// What a cleanup did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CleanupReport {
+    /// Directories that no row names and that are gone now.
+    pub deleted: usize,
+    /// Those that could not be deleted: path and reason. The next cleanup tries again.
+    pub failed: Vec<(PathBuf, String)>,
+    /// Rows of processes that are no more, dropped.
+    pub dropped_rows: usize,
+}
+
+/// What a check found.
+#[derive(Debug)]
+pub struct CheckReport {
+    /// Everything that contradicts an invariant, before any repair.
+    pub findings: Vec<Finding>,
+    /// How many of them have been repaired.
+    pub repaired: usize,
+}
+
+pub(super) fn is_dead(process: &ProcessMark) -> bool {
+    process.is_dead()
+}
+
+impl Snapshotter {
+    /// Drops rows of processes that are no more. Trouble is told in the log: opening goes on without.
+    pub(super) fn recover(&self) {
+        let dead =
+            self.store.read("open store", |rows| Ok(rows.pending()?.iter().any(|p| is_dead(&p.owner))));
+        let recovered = dead.and_then(|dead| match dead {
+            true => self.store.write("open store", |rows| rows.drop_dead_pending(is_dead)).map(drop),
+            false => Ok(()),
+        });
+        if let Err(failed) = recovered.and_then(|()| self.forget_dead_mounts().map(drop)) {
+            tracing::warn!(error = %failed, "what an earlier process left could not be looked at");
+        }
+    }
+
+    /// Deletes every directory of the store that no row names, and rows of processes that are no more. Trouble
+    /// with one directory is part of the report, and the next cleanup tries again.
+    ///
+    /// # Errors
+    /// Those of the database, and of listing the store.
+    pub fn cleanup(&self) -> Result<CleanupReport> {
+        let mut report =
+            CleanupReport { dropped_rows: self.forget_dead_mounts()?, ..CleanupReport::default() };
+        self.store.sweep_readers()?;
+        // Nobody publishes a directory while the write transaction lasts; renames are quick, deletes come after.
+        let garbage = self.store.write("cleanup", |rows| {
+            let dropped = rows.drop_dead_pending(is_dead)?.len();
+            let mut garbage = Vec::new();
+            for (name, entry) in self.entries()? {
+                garbage.extend(self.move_away(rows, name, entry, &mut report.failed)?);
+            }
+            Ok((dropped, garbage))
+        })?;
+        crate::fail::point("g.after_list")?;
+        let (dropped, garbage) = garbage;
+        report.dropped_rows += dropped;
+        for path in garbage {
+            match self.backend.delete(&path) {
+                Ok(()) => report.deleted += 1,
+                Err(e) => {
+                    tracing::warn!(path = %path.display(), error = %e, "garbage stays until the next cleanup");
+                    report.failed.push((path, e.to_string()));
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    /// Where an entry of the store is to be deleted, if it is garbage.
+    fn move_away(
+        &self,
+        rows: &Writer<'_>,
+        path: PathBuf,
+        entry: Entry,
+        failed: &mut Vec<(PathBuf, String)>,
+    ) -> Result<Option<PathBuf>> {
+        Ok(match entry {
+            Entry::Removed => Some(path),
+            Entry::Staged(id) if rows.pending_of(id)?.is_none() => Some(path),
+            Entry::Snapshot(id) if !rows.is_known(id)? => match self.backend.retire(id) {
+                Ok(moved) => moved,
+                Err(e) => {
+                    tracing::warn!(%id, error = %e, "a directory without a row stays until the next cleanup");
+                    failed.push((path, e.to_string()));
+                    None
+                }
+            },
+            Entry::Staged(_) | Entry::Snapshot(_) | Entry::Foreign => None,
+        })
+    }
+
+    fn entries(&self) -> Result<Vec<(PathBuf, Entry)>> {
+        let dir = self.layout.snapshots();
+        let failed = |e| Error::io("list store", dir.display().to_string(), e);
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(&dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let meaning = entry.file_name().to_str().map_or(Entry::Foreign, Layout::entry);
+            entries.push((entry.path(), meaning));
+        }
+        Ok(entries)
+    }
+
+    /// Verifies every invariant of the store; with `repair`, mends what can be mended.
+    ///
+    /// # Errors
+    /// Those of the database, and of listing the store.
+    pub fn check(&self, repair: Repair) -> Result<CheckReport> {
+        // Nobody makes or renames directories of snapshots while the write transaction lasts.
+        self.store.write("check", |rows| {
+            let directories = self.entries()?.into_iter().filter_map(|(_, entry)| match entry {
+                Entry::Snapshot(id) => Some(id),
+                _ => None,
+            });
+            let on_disk: BTreeSet<SnapshotId> = directories.collect();
+            let findings = crate::store::check(rows, Some(&on_disk), &mut is_dead)?;
+            let repaired = if repair == Repair::Yes { crate::store::repair(rows, &findings)? } else { 0 };
+            Ok(CheckReport { findings, repaired })
+        })
+    }
+}
+
+/// Whether a check mends what it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repair {
+    /// Look only.
+    No,
+    /// Mend rows; garbage on the disk is for [`Snapshotter::cleanup`].
+    Yes,
+}

@@ -1,0 +1,136 @@
+//! Remove: row first, directory after.
+//!
+//! The key is free the moment the row is gone. What a crash leaves is a directory without a row, or `rm-*`.
+
+use super::Snapshotter;
+use crate::backend::Backend;
+use crate::error::{Error, ErrorKind, Result};
+use crate::snapshotter::settings::Removal;
+use crate::types::{SnapshotId, check_name, quoted};
+use crossbeam::channel::{Sender, unbounded};
+use parking_lot::Mutex;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Threads that delete directories in the background.
+const WORKERS: usize = 2;
+
+/// Deletes directories, now or in the background; what fails is told in the log and left to the next cleanup.
+pub(super) struct Remover {
+    backend: Arc<dyn Backend>,
+    removal: Removal,
+    workers: Mutex<Option<Workers>>,
+}
+
+struct Workers {
+    jobs: Sender<SnapshotId>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Remover {
+    pub(super) fn new(backend: &Arc<dyn Backend>, removal: Removal) -> Remover {
+        Remover { backend: Arc::clone(backend), removal, workers: Mutex::new(None) }
+    }
+
+    /// The row of `id` is gone: its directory is to go.
+    fn remove(&self, id: SnapshotId) {
+        if self.removal == Removal::Sync || !self.hand_over(id) {
+            remove_directory(&*self.backend, id);
+        }
+    }
+
+    /// False if there are no threads for it.
+    fn hand_over(&self, id: SnapshotId) -> bool {
+        let mut workers = self.workers.lock();
+        if workers.is_none() {
+            *workers = self.start();
+        }
+        workers.as_ref().is_some_and(|w| w.jobs.send(id).is_ok())
+    }
+
+    fn start(&self) -> Option<Workers> {
+        let (jobs, queue) = unbounded();
+        let start = |number: usize| {
+            let (queue, backend) = (queue.clone(), Arc::clone(&self.backend));
+            let work = move || queue.into_iter().for_each(|id| remove_directory(&*backend, id));
+            std::thread::Builder::new().name(format!("remover-{number}")).spawn(work).ok()
+        };
+        let threads: Vec<_> = (0..WORKERS).filter_map(start).collect();
+        (!threads.is_empty()).then_some(Workers { jobs, threads })
+    }
+
+    /// Deletes what has been renamed away already.
+    pub(super) fn delete_now(&self, path: &Path) {
+        delete(&*self.backend, path);
+    }
+
+    /// Waits for what is being deleted.
+    pub(super) fn finish(&self) {
+        let Some(workers) = self.workers.lock().take() else { return };
+        drop(workers.jobs);
+        for thread in workers.threads {
+            if thread.join().is_err() {
+                tracing::error!(
+                    "a thread that removes directories panicked; the next cleanup does what it left"
+                );
+            }
+        }
+    }
+}
+
+impl Drop for Remover {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+fn remove_directory(backend: &dyn Backend, id: SnapshotId) {
+    match backend.retire(id) {
+        Ok(Some(path)) => {
+            if let Err(failed) = crate::fail::point("r.after_rename") {
+                tracing::warn!(%id, error = %failed, "a removed directory stays until the next cleanup");
+                return;
+            }
+            delete(backend, &path);
+        }
+        Ok(None) => {}
+        Err(failed) => {
+            tracing::warn!(%id, error = %failed, "the directory of a removed snapshot stays until the next cleanup")
+        }
+    }
+}
+
+fn delete(backend: &dyn Backend, path: &Path) {
+    if let Err(failed) = backend.delete(path) {
+        tracing::warn!(path = %path.display(), error = %failed, "a removed directory stays until the next cleanup");
+    }
+}
+
+impl Snapshotter {
+    /// Removes a snapshot of any kind: its key can be used again at once. Its directory goes in the background,
+    /// or before this returns with [`Removal::Sync`]; trouble with it is told in the log only.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` if it has children; `Busy` with the mount point while it is mounted by
+    /// [`Snapshotter::mount`].
+    pub fn remove(&self, key: &str) -> Result<()> {
+        check_name("remove", key)?;
+        self.forget_dead_mounts_of(key)?;
+        let removed = self.store.write("remove", |rows| {
+            let record = rows.find(self.realm(), key)?;
+            if let Some(row) = rows.mounts_of(record.id)?.first() {
+                let cause = format!("it is mounted at {}: unmount it first", row.target.display());
+                return Err(Error::new(ErrorKind::Busy, "remove", quoted(key), cause));
+            }
+            let removed = rows.remove(self.realm(), key)?;
+            crate::fail::point("r.before_commit")?;
+            Ok(removed)
+        })?;
+        crate::fail::point("r.after_commit")?;
+        if removed.record.has_directory {
+            self.remover.remove(removed.record.id);
+        }
+        Ok(())
+    }
+}

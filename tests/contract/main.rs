@@ -1,0 +1,62 @@
+//! The contract of a snapshotter, as containerd's own suite has it, for every backend.
+//!
+//! Each behaviour is a function of [`suite`] or [`wishes`] that takes a [`World`]; the macro below makes one test of
+//! it for each backend. The tests mount for real, so they need root, and for btrfs a loop device. Without them they
+//! fail, unless `PLYWOOD_SKIP_MOUNTED=1` says to leave them out.
+
+mod lifecycle;
+mod suite;
+mod tree;
+mod wishes;
+mod world;
+
+use plywood::backend::BackendName;
+use world::World;
+
+fn run(backend: BackendName, behaviour: fn(&World)) {
+    if let Some(world) = World::new(backend) {
+        behaviour(&world);
+        world.finish();
+    }
+}
+
+macro_rules! for_each_backend {
+    ($($group:ident: $($name:ident)*;)*) => {
+        for_each_backend!(@one fuse Fuse $($group: $($name)*;)*);
+        for_each_backend!(@one overlay Overlay $($group: $($name)*;)*);
+        for_each_backend!(@one native Native $($group: $($name)*;)*);
+        for_each_backend!(@one btrfs Btrfs $($group: $($name)*;)*);
+    };
+    (@one $module:ident $backend:ident $($group:ident: $($name:ident)*;)*) => {
+        mod $module {
+            $($(
+                #[test]
+                fn $name() {
+                    crate::run(plywood::backend::BackendName::$backend, crate::$group::$name);
+                }
+            )*)*
+        }
+    };
+}
+
+for_each_backend! {
+    suite:
+        basic stat_of_an_active_snapshot stat_of_a_committed_snapshot parents_are_told_of_each_snapshot
+        a_key_in_use_is_refused update_changes_labels_only a_removed_key_can_be_used_again
+        walk_shows_what_the_filters_match a_changed_file_is_seen_whatever_its_size_and_time
+        a_directory_made_again_hides_what_is_below chown_is_seen_through_views
+        owners_of_directories_stay_over_layers a_snapshot_with_children_is_not_removed
+        a_deleted_file_stays_deleted_for_grandchildren a_file_of_a_lower_layer_can_move a_view_cannot_be_written
+        stat_inside_of_walk closing_twice_is_fine a_new_root_has_mode_755 rename many_layers;
+    wishes:
+        sockets_and_fifos_survive_layers extended_attributes_survive_layers a_directory_keeps_its_inode
+        an_open_file_keeps_its_inode a_working_directory_is_found_again chmod_is_kept remove_inside_of_walk
+        remove_after_commit times_and_links_survive_layers a_sparse_file_stays_sparse_or_at_least_equal;
+    lifecycle:
+        committed_snapshots_have_no_mounts mounts_are_the_same_each_time_and_after_opening_again
+        commit_replaces_labels_and_times commit_of_what_cannot_be_committed only_committed_snapshots_are_parents
+        odd_keys_never_become_paths usage_counts_own_resources_only a_failed_create_leaves_nothing
+        cleanup_deletes_what_no_row_names id_mappings_give_the_root_to_the_mapped_owner a_view_without_parent_is_empty
+        rebase_gives_a_parent_where_the_backend_can a_store_of_another_backend_is_refused realms_do_not_see_each_other
+        a_mounted_snapshot_is_not_removed;
+}
