@@ -26,7 +26,7 @@ pub struct Settings {
     pub root: PathBuf,
     /// The backend; `None` takes that of the store, or for a new one the best that works.
     pub backend: Option<BackendName>,
-    /// Directories of removed snapshots go at once, not with the next cleanup.
+    /// Directories of removed snapshots go before the answer, not in the background.
     pub sync_remove: bool,
     /// The content of a snapshot is written to the disk before it counts as committed.
     pub sync_on_commit: bool,
@@ -88,7 +88,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "sync_remove",
         values: "true|false",
-        help: "free removed snapshots at once, not with the next cleanup; default: false",
+        help: "free removed snapshots before the answer, not in the background; default: false",
         read: |s, v| v.truth().map(|v| s.sync_remove = v),
     },
     Key {

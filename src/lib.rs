@@ -9,6 +9,7 @@
 //! runs it, and [`exec`] runs a command in a snapshot that is mounted for just that long. Dependencies point down.
 
 pub mod backend;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod exec;

@@ -419,10 +419,10 @@ impl Maker<'_> {
     /// Closes the copy of a directory far above; [`walk`] does the same with the source.
     fn close_far(&mut self) -> std::result::Result<(), SysError> {
         let far = self.levels.len().checked_sub(walk::OPEN_DIRS + 1);
-        if let Some(level) = far.and_then(|at| self.levels.get_mut(at)) {
-            if let Some(fd) = level.to.take() {
-                level.who = walk::identity(fd.as_fd())?;
-            }
+        if let Some(level) = far.and_then(|at| self.levels.get_mut(at))
+            && let Some(fd) = level.to.take()
+        {
+            level.who = walk::identity(fd.as_fd())?;
         }
         Ok(())
     }

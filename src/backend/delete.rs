@@ -60,11 +60,11 @@ struct Deleter {
 impl Deleter {
     /// The top of the tree.
     fn delete(&mut self, found: &Found<'_>) -> Result<()> {
-        if self.entry(found)? == Step::Enter {
-            if let Some(fd) = self.open(found)? {
-                walk::walk(fd, self)?;
-                self.leave(found)?;
-            }
+        if self.entry(found)? == Step::Enter
+            && let Some(fd) = self.open(found)?
+        {
+            walk::walk(fd, self)?;
+            self.leave(found)?;
         }
         Ok(())
     }

@@ -99,7 +99,6 @@ impl Directories {
         }
         rename(&self.layout.snapshots(), &staged.path, &target).map_err(failed)?;
         staged.path = target;
-        fail::point("c.after_rename")?;
         if self.sync_on_create {
             // The content first would be useless: without the name nobody finds it.
             self.sync(Extent::Names)?;
@@ -123,7 +122,7 @@ impl Directories {
         if self.sync_on_commit {
             self.sync(Extent::FileSystem)?;
         }
-        fail::point("m.after_sync")
+        Ok(())
     }
 
     fn sync(&self, extent: Extent) -> Result<()> {
@@ -145,10 +144,7 @@ impl Directories {
     pub fn retire(&self, id: SnapshotId) -> Result<Option<PathBuf>> {
         let (path, away) = (self.layout.snapshot(id), self.layout.removed(id));
         match rename(&self.layout.snapshots(), &path, &away) {
-            Ok(()) => {
-                fail::point("r.after_rename")?;
-                Ok(Some(away))
-            }
+            Ok(()) => Ok(Some(away)),
             Err(e) if e.errno() == libc::ENOENT => Ok(None),
             Err(e) => Err(disk_error("move away", &path, e)),
         }

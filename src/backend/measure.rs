@@ -5,7 +5,7 @@
 
 use super::walk::{self, Found, Step, Visitor};
 use super::{Progress, go_on};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::types::Usage;
 use plywood_fuse::sys;
 use plywood_fuse::sys::stat::Stat;
@@ -19,16 +19,29 @@ const OPERATION: &str = "measure";
 /// A unit of `st_blocks`, in bytes, whatever the disk has.
 const BLOCK_BYTES: u64 = 512;
 
+/// How often a tree is measured whose directories move while that is done.
+const TRIES: u32 = 4;
+
 /// Measures the tree below the directory `root`.
 ///
 /// # Errors
-/// `NotFound` if it is not there; `Cancelled`; those of the disk.
+/// `NotFound` if it is not there; `Cancelled`; `Aborted` if its directories do not stop moving; those of the disk.
 pub fn measure(root: &Path, progress: &dyn Progress) -> Result<Usage> {
+    let mut tries = 1;
+    loop {
+        match measure_once(root, progress) {
+            Err(e) if e.kind() == ErrorKind::Aborted && tries < TRIES => tries += 1,
+            other => return other,
+        }
+    }
+}
+
+fn measure_once(root: &Path, progress: &dyn Progress) -> Result<Usage> {
     let failed = |e| Error::fuse(OPERATION, root.display().to_string(), e);
     let base = sys::open::open_root(root).map_err(failed)?;
     let stat = sys::stat::stat(sys::Place::Fd(base.as_fd())).map_err(failed)?;
-    let mut counter =
-        Counter { usage: Usage::default(), seen: HashSet::new(), devices: vec![stat.dev], progress };
+    let (usage, seen) = (Usage::default(), HashSet::new());
+    let mut counter = Counter { usage, seen, devices: vec![stat.dev], progress };
     counter.count(&stat);
     match walk::open_dir(base.as_fd(), b".") {
         Ok(fd) => {

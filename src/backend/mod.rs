@@ -165,6 +165,17 @@ pub trait Backend: Send + Sync {
     /// What it can do.
     fn abilities(&self) -> Abilities;
 
+    /// Looks whether a chain, nearest first, can be mounted. The first time this may take as long as reading all
+    /// names of a layer, so it is asked outside of transactions; the answer is remembered, and `stage` and `mounts`
+    /// ask again.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` with what is in the way, and what to do.
+    fn check_chain(&self, chain: &[SnapshotId]) -> Result<()> {
+        let _ = chain;
+        Ok(())
+    }
+
     /// Makes the directory of a new snapshot under a temporary name. On failure nothing stays.
     ///
     /// # Errors

@@ -10,7 +10,6 @@ use super::open::BackendSettings;
 use super::stacked::{access_word, refuse_committed, refuse_needless};
 use super::{Abilities, Backend, BackendName, MountRequest, Progress, Stage, Staged};
 use crate::error::Result;
-use crate::fail;
 use crate::layout::Layout;
 use crate::types::{Mount, SnapshotId, Usage};
 use plywood_fuse::sys::{self, Place};
@@ -51,7 +50,6 @@ impl Backend for Native {
                 return owner.apply(Place::dir(&dir), path);
             };
             copy_tree(parent, path, owner, self.workers, progress)?;
-            fail::point("c.after_copy")?;
             self.directories.sync_copy()
         })
     }

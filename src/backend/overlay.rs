@@ -41,16 +41,16 @@ impl Overlay {
         let reader = Reader::with_options(&extra);
         Overlay { extra, reader, known: Mutex::default() }
     }
+}
 
-    /// Refuses a layer that the kernel cannot follow.
-    fn check_layer(&self, id: SnapshotId, content: &Path, found: Option<PathBuf>) -> Result<()> {
-        let Some(path) = found else { return Ok(()) };
-        let cause = format!(
-            "layer {id} holds {}, which only plywood-fuse can read: use the backend fuse for this store",
-            content.join(path).display()
-        );
-        Err(Error::new(ErrorKind::FailedPrecondition, "mount overlay", id.to_string(), cause))
-    }
+/// Refuses a layer in which something was `found` that the kernel cannot follow.
+fn refuse(id: SnapshotId, content: &Path, found: Option<PathBuf>) -> Result<()> {
+    let Some(path) = found else { return Ok(()) };
+    let cause = format!(
+        "layer {id} holds {}, which only plywood-fuse can read: use the backend fuse for this store",
+        content.join(path).display()
+    );
+    Err(Error::new(ErrorKind::FailedPrecondition, "mount overlay", id.to_string(), cause))
 }
 
 impl Mounter for Overlay {
@@ -78,7 +78,7 @@ impl Mounter for Overlay {
                     found
                 }
             };
-            self.check_layer(id, &content, found)?;
+            refuse(id, &content, found)?;
         }
         Ok(())
     }
@@ -89,7 +89,7 @@ impl Mounter for Overlay {
             if request.kind == SnapshotKind::Active {
                 // Somebody else may have written there meanwhile, so nothing is remembered.
                 let content = layout.content(request.id);
-                self.check_layer(request.id, &content, kernel_cannot_follow(&content, self.reader)?)?;
+                refuse(request.id, &content, kernel_cannot_follow(&content, self.reader)?)?;
             }
         }
         Ok(describe(layout, &request, &self.extra))

@@ -63,10 +63,14 @@ impl<M: Mounter> Backend for Stacked<M> {
         Abilities { rebase: true, slow_stage: false, view_has_directory: false }
     }
 
+    fn check_chain(&self, chain: &[SnapshotId]) -> Result<()> {
+        self.mounter.check(self.layout(), chain)
+    }
+
     fn stage(&self, stage: Stage<'_>, _: &dyn Progress) -> Result<Staged> {
         refuse_needless(&stage)?;
         // Better now than when the snapshot is there.
-        self.mounter.check(self.layout(), stage.chain)?;
+        self.check_chain(stage.chain)?;
         let parent = stage.chain.first().map(|&parent| self.layout().content(parent));
         let owner = Owner::of(&stage, parent.as_deref())?;
         self.directories.stage(&stage, SNAPSHOT_MODE, |path, dir| {

@@ -244,7 +244,11 @@ pub fn walk(root: OwnedFd, visitor: &mut dyn Visitor) -> Result<()> {
 /// Shows the entries of a directory to the visitor, and puts it on the way down.
 fn enter(frames: &mut Vec<Frame>, fd: OwnedFd, path: &[u8], visitor: &mut dyn Visitor) -> Result<Step> {
     let failed = |e| Error::fuse("list", shown(path), e);
-    let mut names = Names::of(fd.as_fd()).map_err(failed)?;
+    let mut names = match Names::of(fd.as_fd()) {
+        // Removed while it was open: there is nothing in it.
+        Err(e) if e.is_absent() => Names::default(),
+        other => other.map_err(failed)?,
+    };
     let mut dirs = Names::default();
     while let Some((kind, name)) = names.next() {
         match visitor.entry(&Found { dir: fd.as_fd(), name, kind: kind_of(kind), above: path })? {
@@ -255,10 +259,10 @@ fn enter(frames: &mut Vec<Frame>, fd: OwnedFd, path: &[u8], visitor: &mut dyn Vi
     }
     visitor.listed()?;
     frames.push(Frame { fd: Some(fd), who: (0, 0), dirs, path_bytes: path.len() });
-    if let Some(far) = frames.len().checked_sub(OPEN_DIRS + 1).and_then(|at| frames.get_mut(at)) {
-        if let Some(fd) = far.fd.take() {
-            far.who = identity(fd.as_fd()).map_err(failed)?;
-        }
+    if let Some(far) = frames.len().checked_sub(OPEN_DIRS + 1).and_then(|at| frames.get_mut(at))
+        && let Some(fd) = far.fd.take()
+    {
+        far.who = identity(fd.as_fd()).map_err(failed)?;
     }
     Ok(Step::Enter)
 }

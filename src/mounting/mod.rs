@@ -29,9 +29,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const OPERATION: &str = "mount";
+
+/// How long a mount may be in use before it counts as busy. A program that another thread of ours starts holds our open
+/// files for a moment.
+const BUSY_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long a server may take to end once its mount is gone: it writes nothing then.
 const END_PATIENCE: Duration = Duration::from_secs(10);
@@ -277,10 +281,14 @@ pub fn detach(target: &Path, server: Option<Server>, how: Detach) -> Result<()> 
     let points = kernel::mount_points(&target);
     let points = points.map_err(|e| Error::io("unmount", target.display().to_string(), e))?;
     // What is hidden below the target goes first; a lazy unmount takes it along.
-    for point in &points {
-        if how == Detach::Clean || *point == target {
-            unmount_one(point, how)?;
+    let deadline = Instant::now() + BUSY_PATIENCE;
+    for point in points.iter().filter(|point| how == Detach::Clean || **point == target) {
+        let mut done = unmount_one(point, how);
+        while done.as_ref().is_err_and(|e| e.kind() == ErrorKind::Busy) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+            done = unmount_one(point, how);
         }
+        done?;
     }
     if let Some(server) = server.filter(|server| !points.is_empty() && server.is_running())
         && how == Detach::Clean

@@ -87,7 +87,7 @@ pub fn find_dead<'a>(rows: impl IntoIterator<Item = &'a Attached>) -> Vec<&'a At
 }
 
 /// True if a process lives in the mount namespace, or one of our own might that may not be looked at: from inside of a
-/// user namespace those outside of it.
+/// user namespace those outside of it. A namespace that is new can have the number of one that is gone.
 fn may_be_inhabited(namespace: u64) -> bool {
     let Ok(list) = fs::read_dir("/proc") else { return true };
     let pids = list.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());

@@ -183,7 +183,7 @@ impl Reader<'_> {
         Ok(due)
     }
 
-    fn is_blob_referenced(&self, digest: &Digest) -> Result<bool> {
+    pub(super) fn is_blob_referenced(&self, digest: &Digest) -> Result<bool> {
         let mut found = false;
         self.scan_prefix(Table::BlobByDigest, &digest.prefix(), &mut |_, _| {
             found = true;
@@ -218,6 +218,7 @@ impl Writer<'_> {
     /// # Errors
     /// Those of the database.
     pub fn blob_deleted(&mut self, digest: &Digest) -> Result<bool> {
+        self.frees();
         self.delete(Table::BlobGc, digest.as_str().as_bytes())
     }
 

@@ -332,7 +332,7 @@ impl Check<'_, '_> {
         })?;
         for table in [Table::Snap, Table::Pending] {
             self.reader.scan(table, &[], &mut |key, _| {
-                let read = |id| match table {
+                let read = |id: &SnapshotId| match table {
                     Table::Snap => rows.snaps.contains_key(id),
                     _ => rows.pending.contains_key(id),
                 };
@@ -381,7 +381,9 @@ impl Check<'_, '_> {
             let holder =
                 self.reader.get(Table::Name, &schema::name_key(&realm, &name))?.and_then(schema::id_of);
             self.findings.push(match holder {
-                Some(other) if found.contains(&other) => Finding::NameTwice { id, name },
+                Some(other) if rows.any(other).is_some_and(|b| b.realm == realm && b.name == name) => {
+                    Finding::NameTwice { id, name }
+                }
                 _ => Finding::NameMissing { id, realm, name },
             });
         }
@@ -577,7 +579,13 @@ pub fn repair(writer: &mut Writer<'_>, findings: &[Finding]) -> Result<usize> {
     }
     if blobs {
         writer.reconcile_blobs()?;
-        writer.replay_blobs_due()?;
+        for finding in findings {
+            if let Finding::BlobDueInUse { digest } = finding
+                && writer.is_blob_referenced(digest)?
+            {
+                writer.blob_deleted(digest)?;
+            }
+        }
     }
     Ok(mended)
 }

@@ -11,11 +11,11 @@ use super::open;
 use super::reader::{Reader, Txn};
 use super::registry::{self, Identity};
 use super::schema::Tables;
-use super::writer::Writer;
+use super::writer::{Purpose, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys;
 use lmdb::{Environment, RoTransaction};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -40,7 +40,8 @@ pub enum Durability {
 pub struct StoreSettings {
     /// Size of the map in bytes: address space, not memory and not disk.
     pub map_bytes: usize,
-    /// Size in bytes that it may grow to; beyond it the store is full.
+    /// Size in bytes that it may grow to; beyond it the store is full. Removals may go beyond it little by little,
+    /// since they need room too before they give any.
     pub max_map_bytes: usize,
     /// Transactions that may read at the same time, in all processes together. Whoever opens a store that nobody
     /// has open decides.
@@ -56,7 +57,7 @@ impl Default for StoreSettings {
     fn default() -> Self {
         Self {
             map_bytes: 1 << 30,
-            max_map_bytes: 64 << 30,
+            max_map_bytes: usize::try_from(64_u64 << 30).unwrap_or(1 << 31),
             max_readers: 1024,
             durability: Durability::Full,
             allow_remote_fs: false,
@@ -85,8 +86,6 @@ pub struct Store {
     gate: RwLock<Option<Opened>>,
     /// Whether the registry still knows it.
     registered: AtomicBool,
-    /// One thread at a time makes room.
-    growing: Mutex<()>,
 }
 
 /// An environment and the handles of its tables.
@@ -97,6 +96,9 @@ pub(super) struct Opened {
 
 /// Room that a writer shall find free when it begins: a quarter of the map, at most this many bytes.
 const HEADROOM: usize = 4 << 20;
+
+/// What a removal may take beyond the limit, each time that the store is full: some sixty pages.
+const RESERVE: usize = 256 << 10;
 
 /// The size of a map is a multiple of this: the largest page of any machine.
 const MAP_UNIT: usize = 64 << 10;
@@ -127,7 +129,6 @@ impl Store {
                 store_id,
                 gate: RwLock::new(Some(opened)),
                 registered: AtomicBool::new(true),
-                growing: Mutex::new(()),
             }))
         })
     }
@@ -219,12 +220,22 @@ impl Store {
         mut f: impl FnMut(&mut Writer<'_>) -> Result<T>,
     ) -> Result<T> {
         let _inside = Inside::enter(self, operation)?;
-        let mut may_reopen = true;
+        let (mut may_reopen, mut room) = (true, Room::Ample);
         for _ in 0..MAP_TRIES {
-            match self.attempt(operation, &mut f)? {
+            match self.attempt(operation, room, &mut f)? {
                 Attempt::Done(answer) => return Ok(answer),
-                Attempt::LittleRoom(map_bytes) => self.make_room(operation, map_bytes, Need::Soon)?,
-                Attempt::Full(map_bytes) => self.make_room(operation, map_bytes, Need::Now)?,
+                Attempt::LittleRoom(map_bytes) => {
+                    // Once, and what there is may do.
+                    room = Room::AsItIs;
+                    if let Err(error) = self.make_room(operation, map_bytes, Purpose::Adds) {
+                        tracing::debug!(%error, "the map of the store could not grow early");
+                    }
+                }
+                Attempt::Full(map_bytes, purpose) => {
+                    // Slots of the dead keep free pages from being used.
+                    self.sweep_readers()?;
+                    self.make_room(operation, map_bytes, purpose)?;
+                }
                 Attempt::Outgrown => self.follow(operation)?,
                 Attempt::Broken if may_reopen => {
                     may_reopen = false;
@@ -245,13 +256,14 @@ impl Store {
     fn attempt<T>(
         &self,
         operation: &'static str,
+        room: Room,
         f: &mut dyn FnMut(&mut Writer<'_>) -> Result<T>,
     ) -> Result<Attempt<T>> {
         let gate = self.gate.read();
         let opened = open_or_closed(&gate, operation)?;
         let size = opened.size(operation)?;
         let map_bytes = size.map_bytes as usize;
-        if opened.lacks_room(&size) && map_bytes < self.settings.max_map_bytes {
+        if room == Room::Ample && opened.lacks_room(&size) && map_bytes < self.settings.max_map_bytes {
             return Ok(Attempt::LittleRoom(map_bytes));
         }
         let txn = match opened.env.begin_rw_txn() {
@@ -263,8 +275,9 @@ impl Store {
         let mut writer = Writer::new(Reader::new(Txn::Write(txn), &opened.tables, operation));
         let answer = f(&mut writer);
         // Whatever the closure made of it: rows are missing.
+        let purpose = writer.purpose();
         if writer.is_full() {
-            return Ok(Attempt::Full(map_bytes));
+            return Ok(Attempt::Full(map_bytes, purpose));
         }
         let answer = answer?;
         crate::fail::point("db.commit_enospc")?;
@@ -272,30 +285,26 @@ impl Store {
         match writer.finish() {
             Ok(()) => Ok(Attempt::Done(answer)),
             // The free list needs room too.
-            Err(lmdb::Error::MapFull) => Ok(Attempt::Full(map_bytes)),
+            Err(lmdb::Error::MapFull) => Ok(Attempt::Full(map_bytes, purpose)),
             Err(error) => Err(opened.not_committed(operation, error)),
         }
     }
 
     /// Enlarges the map beyond the size that a writer found too small.
-    fn make_room(&self, operation: &'static str, seen: usize, need: Need) -> Result<()> {
-        let _one = self.growing.lock();
-        if need == Need::Now {
-            // Slots of the dead keep free pages from being used. Room it may give; the map grows all the same.
-            self.sweep_readers()?;
-        }
+    fn make_room(&self, operation: &'static str, seen: usize, purpose: Purpose) -> Result<()> {
         let mut gate = self.gate.write();
         let opened = open_or_closed(&gate, operation)?;
         let present = opened.size(operation)?.map_bytes as usize;
+        // Another thread was quicker.
         if present > seen {
             return Ok(());
         }
         crate::fail::point("db.resize")?;
-        let wanted = present.saturating_mul(2).min(self.settings.max_map_bytes) / MAP_UNIT * MAP_UNIT;
+        let mut wanted = present.saturating_mul(2).min(self.settings.max_map_bytes) / MAP_UNIT * MAP_UNIT;
+        if wanted <= present && purpose == Purpose::Frees {
+            wanted = present.saturating_add(RESERVE) / MAP_UNIT * MAP_UNIT;
+        }
         if wanted <= present {
-            if need == Need::Soon {
-                return Ok(());
-            }
             let cause =
                 format!("the store has reached its limit of {present} bytes: raise it, or remove snapshots");
             return Err(Error::new(ErrorKind::NoSpace, operation, "", cause));
@@ -313,9 +322,9 @@ impl Store {
     /// Maps the file anew, with the gate held by us alone. If that fails LMDB is left without a map.
     fn remap(&self, operation: &'static str, gate: &mut Option<Opened>, bytes: usize) -> Result<()> {
         let opened = open_or_closed(gate, operation)?;
+        let former = opened.size(operation)?.map_bytes as usize;
         let Err(error) = opened.env.set_map_size(bytes) else { return Ok(()) };
-        let former = opened.size(operation).map_or(self.settings.map_bytes, |s| s.map_bytes as usize);
-        self.replace(operation, gate, former.min(self.settings.map_bytes))?;
+        self.replace(operation, gate, former)?;
         Err(failed(operation, "map of the store", error))
     }
 
@@ -403,21 +412,21 @@ enum Attempt<T> {
     Done(T),
     /// The map has this size, and little of it is free.
     LittleRoom(usize),
-    /// The map has this size, and it did not suffice.
-    Full(usize),
+    /// The map has this size, and it did not suffice for a transaction of this purpose.
+    Full(usize, Purpose),
     /// Another process has grown the map.
     Outgrown,
     /// An earlier error of the disk has made the environment unusable.
     Broken,
 }
 
-/// How urgently room is needed.
-#[derive(PartialEq, Eq)]
-enum Need {
-    /// It would be better to have some.
-    Soon,
-    /// A transaction has failed for lack of it.
-    Now,
+/// How much room a writer wants to find.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// So much that it hardly ever has to run twice.
+    Ample,
+    /// Whatever there is.
+    AsItIs,
 }
 
 impl Opened {
@@ -504,5 +513,63 @@ impl Inside {
 impl Drop for Inside {
     fn drop(&mut self) {
         HELD.with_borrow_mut(|held| held.retain(|&address| address != self.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::SnapshotId;
+    use plywood_fuse::testing::TempDir;
+
+    #[test]
+    fn an_environment_is_replaced_under_those_who_use_it() {
+        let dir = TempDir::new();
+        let store = Store::open(&dir.path().join("db"), &StoreSettings::default()).expect("it can be made");
+        std::thread::scope(|threads| {
+            let writers: Vec<_> = (0..4)
+                .map(|_| {
+                    threads.spawn(|| {
+                        for _ in 0..20 {
+                            store.write("test", |rows| rows.new_id()).expect("it is open");
+                            store.read("test", |rows| rows.next_id()).expect("it is open");
+                        }
+                    })
+                })
+                .collect();
+            for _ in 0..10 {
+                store.reopen("test", store.settings.map_bytes).expect("it opens");
+            }
+            writers.into_iter().for_each(|w| w.join().expect("no panic"));
+        });
+        assert_eq!(store.read("test", |rows| rows.next_id()).ok(), Some(SnapshotId(81)));
+        store.close().expect("it closes");
+        let closed = store.reopen("test", store.settings.map_bytes).err();
+        assert_eq!(closed.map(|e| e.kind()), Some(ErrorKind::Unavailable), "what is closed stays closed");
+    }
+
+    #[test]
+    fn what_the_database_says_has_a_kind() {
+        use lmdb::Error as E;
+        let cases = [
+            (E::MapFull, ErrorKind::NoSpace),
+            (E::Other(libc::ENOSPC), ErrorKind::NoSpace),
+            (E::Other(libc::EDQUOT), ErrorKind::NoSpace),
+            (E::Other(libc::EACCES), ErrorKind::PermissionDenied),
+            (E::Other(libc::EIO), ErrorKind::Io),
+            (E::ReadersFull, ErrorKind::Busy),
+            (E::Corrupted, ErrorKind::Corrupt),
+            (E::PageNotFound, ErrorKind::Corrupt),
+            (E::Panic, ErrorKind::Io),
+            (E::BadValSize, ErrorKind::Io),
+        ];
+        for (error, kind) in cases {
+            let error = failed("write", "snap", error);
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.to_string().starts_with("write: snap: "), "{error}");
+            // No type of LMDB is hidden in it.
+            let source = std::error::Error::source(&error);
+            assert!(source.is_none_or(|s| s.downcast_ref::<lmdb::Error>().is_none()));
+        }
     }
 }

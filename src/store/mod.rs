@@ -32,6 +32,12 @@
 //! dead ([`Writer::drop_dead_pending`]). Of a removal a `blob_gc` row. Of a killed reader a slot of the
 //! reader table, which is swept at open and when it is missing.
 //!
+//! # What callers owe
+//!
+//! Closures are short: no sleep, no network, no copying, and nothing but rows that may not happen twice. A process
+//! that has a store open does not fork and go on: it starts another program. `data.mdb` and `lock.mdb` are opened
+//! by nobody else in the process, since closing one would drop the locks. Nobody shortens the file while it is open.
+//!
 //! No type of LMDB leaves this module and `sys::lmdb`.
 
 mod blobs;

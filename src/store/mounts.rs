@@ -173,6 +173,7 @@ impl Writer<'_> {
         if self.get(Table::Mount, &key)? != Some(&mount.encode()) {
             return Ok(false);
         }
+        self.frees();
         self.delete(Table::Mount, &key)
     }
 
@@ -202,6 +203,7 @@ mod tests {
                 server,
                 mount_id: u64::MAX,
                 namespace: 3,
+                boot_id: [5; 16],
                 uid: 1000,
                 how,
             };

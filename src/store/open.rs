@@ -1,8 +1,8 @@
 //! How a store is opened: which checks come before the first page is read.
 //!
 //! A new database is made whole in `new/` beside the place where it will be and then renamed there, so a data
-//! file that is there but empty, cut, or without schema was damaged. What a crash leaves in `new/` the next
-//! creation removes. LMDB itself would take an empty file for a new database, and a cut one would kill the
+//! file that is there but empty, cut, or without schema was damaged. What a crash leaves in `new/` whoever opens
+//! the store next removes. LMDB itself would take an empty file for a new database, and a cut one would kill the
 //! process when it is read.
 
 use super::environment::{Durability, Opened, StoreSettings, failed};
@@ -41,6 +41,11 @@ impl Place {
 
     fn data(&self) -> PathBuf {
         self.path.join("data.mdb")
+    }
+
+    /// Where a new one is made.
+    fn unfinished(&self) -> PathBuf {
+        self.path.join("new")
     }
 
     fn io(&self, error: std::io::Error) -> Error {
@@ -92,12 +97,14 @@ fn open_at_schema(
     check_file_system(place, &dir, settings)?;
     match fs::metadata(place.data()) {
         Ok(data) if data.len() == 0 => return Err(place.corrupt("the data file is empty")),
+        // Whoever made it was killed before it was done with that.
+        Ok(_) if place.unfinished().exists() => create(place, &dir, settings)?,
         Ok(_) => {}
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => create(place, &dir, settings)?,
         Err(e) => return Err(place.io(e)),
     }
     let env = environment(&place.path, settings).map_err(|e| match e {
-        lmdb::Error::Invalid | lmdb::Error::VersionMismatch => place.corrupt("it is cut, or no database"),
+        lmdb::Error::Invalid => place.corrupt("it is cut, or no database"),
         e => failed(OPERATION, place.path.display().to_string(), e),
     })?;
     let failed = |e| failed(OPERATION, place.path.display().to_string(), e);
@@ -148,11 +155,11 @@ fn environment(dir: &Path, settings: &StoreSettings) -> std::result::Result<Envi
     Ok(env)
 }
 
-/// Makes a new database, unless another process has just done so.
+/// Makes a new database, unless another process has done so; what a killed one left goes.
 fn create(place: &Place, dir: &File, settings: &StoreSettings) -> Result<()> {
     // Held until the descriptor is closed at the end of `open`: one creator at a time.
     rustix::fs::flock(dir, rustix::fs::FlockOperation::LockExclusive).map_err(|e| place.io(e.into()))?;
-    let made = if place.data().exists() { Ok(()) } else { create_locked(place, settings) };
+    let made = create_locked(place, settings);
     let unlocked = rustix::fs::flock(dir, rustix::fs::FlockOperation::Unlock);
     made?;
     unlocked.map_err(|e| place.io(e.into()))?;
@@ -160,10 +167,13 @@ fn create(place: &Place, dir: &File, settings: &StoreSettings) -> Result<()> {
 }
 
 fn create_locked(place: &Place, settings: &StoreSettings) -> Result<()> {
-    let new = place.path.join("new");
+    let new = place.unfinished();
     match fs::remove_dir_all(&new) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(place.io(e)),
         _ => {}
+    }
+    if place.data().exists() {
+        return Ok(());
     }
     DirBuilder::new().mode(0o700).create(&new).map_err(|e| place.io(e))?;
     let mut id = [0; 16];
@@ -343,11 +353,11 @@ mod tests {
     fn older(dir: &TempDir, count: u64) -> Place {
         let place = place(dir);
         let (opened, _) = open(&place, &small()).expect("it can be made");
-        for id in 1..=count {
-            change(&opened, |rows| {
+        change(&opened, |rows| {
+            (1..=count).try_for_each(|id| {
                 rows.put(Table::Snap, &schema::id_key(SnapshotId(id)), &without_flags(&record(id)))
-            });
-        }
+            })
+        });
         change(&opened, |rows| rows.put(Table::Meta, meta::SCHEMA, &0_u32.to_be_bytes()));
         place
     }
@@ -371,10 +381,10 @@ mod tests {
     fn a_migration_that_needs_more_room_than_the_map_has_gets_it() {
         let dir = TempDir::new();
         // More than half of the map: all rows once more do not fit beside the old ones.
-        let place = older(&dir, 250);
+        let place = older(&dir, 200);
         let (opened, _) = open_at_schema(&place, &small(), 1, &[ADD_FLAGS]).expect("the map grows");
         assert!(opened.env.info().expect("it is open").map_size() > small().map_bytes);
-        assert_eq!(all_rows(&opened).len(), 250);
+        assert_eq!(all_rows(&opened).len(), 200);
     }
 
     #[test]
@@ -428,7 +438,12 @@ mod tests {
         let place = place(&dir);
         fs::create_dir(place.path.join("new")).expect("it can be made");
         fs::write(place.path.join("new/data.mdb"), b"half").expect("it can be written");
-        open(&place, &small()).expect("it can be made");
-        assert!(!place.path.join("new").exists());
+        drop(open(&place, &small()).expect("it can be made"));
+        assert!(!place.unfinished().exists());
+        // Killed when the data file had its name already.
+        fs::create_dir(place.unfinished()).expect("it can be made");
+        let (_, id) = open(&place, &small()).expect("it is there");
+        assert!(!place.unfinished().exists());
+        assert_eq!(Store::open(&place.path, &small()).expect("it is the same").store_id(), id);
     }
 }

@@ -154,6 +154,7 @@ impl Writer<'_> {
     /// `Corrupt`.
     pub fn drop_pending(&mut self, id: SnapshotId) -> Result<bool> {
         let Some(pending) = self.pending_of(id)? else { return Ok(false) };
+        self.frees();
         self.delete(Table::Pending, &schema::id_key(id))?;
         let key = schema::name_key(&pending.realm, &pending.name);
         if self.get(Table::Name, &key)? == Some(&schema::id_key(id)) {

@@ -46,9 +46,7 @@ impl<'t> Reader<'t> {
     /// # Errors
     /// `Corrupt`.
     pub fn id(&self, realm: &Realm, name: &str) -> Result<Option<SnapshotId>> {
-        let Some(value) = self.get(Table::Name, &schema::name_key(realm, name))? else { return Ok(None) };
-        let id =
-            schema::id_of(value).ok_or_else(|| self.corrupt(quoted(name), "its number has no 8 bytes"))?;
+        let Some(id) = self.indexed(realm, name)? else { return Ok(None) };
         // A long name shares its key with every name of the same beginning and hash: the full one decides.
         let same = match self.record(id)? {
             Some(record) => record.name == name && record.realm == *realm,
@@ -62,11 +60,18 @@ impl<'t> Reader<'t> {
     /// # Errors
     /// `NotFound`, also for one that is still being made; `Corrupt`.
     pub fn find(&self, realm: &Realm, name: &str) -> Result<Record> {
-        let record = match self.id(realm, name)? {
-            Some(id) => self.record(id)?,
+        let record = match self.indexed(realm, name)? {
+            Some(id) => self.record(id)?.filter(|r| r.name == name && r.realm == *realm),
             None => None,
         };
         record.ok_or_else(|| self.error(ErrorKind::NotFound, quoted(name), "there is no such snapshot"))
+    }
+
+    /// What the index says of a name.
+    fn indexed(&self, realm: &Realm, name: &str) -> Result<Option<SnapshotId>> {
+        let Some(value) = self.get(Table::Name, &schema::name_key(realm, name))? else { return Ok(None) };
+        let id = schema::id_of(value);
+        id.map(Some).ok_or_else(|| self.corrupt(quoted(name), "its number has no 8 bytes"))
     }
 
     /// The snapshot of that number.

@@ -193,6 +193,7 @@ mod tests {
         assert_eq!(name_key(&realm("a"), &long)[2 + 400], 0);
     }
 
+    // S31
     #[test]
     fn a_back_reference_is_read_back_from_its_key() {
         let (parent, child) = (SnapshotId(0x0100), SnapshotId(u64::MAX));

@@ -13,6 +13,16 @@ pub struct Writer<'t> {
     reader: Reader<'t>,
     /// The map had no room: the transaction is void, and is run again once the map has grown.
     full: bool,
+    purpose: Purpose,
+}
+
+/// What a transaction does to a store that is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// It takes room, or leaves it as it is.
+    Adds,
+    /// It gives room back, though it takes some first: pages are copied before they change.
+    Frees,
 }
 
 impl<'t> Deref for Writer<'t> {
@@ -25,7 +35,7 @@ impl<'t> Deref for Writer<'t> {
 
 impl<'t> Writer<'t> {
     pub(super) fn new(reader: Reader<'t>) -> Self {
-        Self { reader, full: false }
+        Self { reader, full: false, purpose: Purpose::Adds }
     }
 
     /// A number that no snapshot has had. It is taken only if the transaction succeeds.
@@ -174,6 +184,7 @@ impl<'t> Writer<'t> {
     /// `NotFound`; `FailedPrecondition` while it has children of whatever kind.
     pub fn remove(&mut self, realm: &Realm, key: &str) -> Result<Removed> {
         let record = self.find(realm, key)?;
+        self.frees();
         if let Some(child) = self.first_child(record.id)? {
             let cause = format!("cannot remove a snapshot with children, such as {}", quoted(&child.name));
             return Err(self.error(ErrorKind::FailedPrecondition, quoted(key), &cause));
@@ -261,9 +272,10 @@ impl<'t> Writer<'t> {
 
     pub(super) fn put_name(&mut self, realm: &Realm, name: &str, id: SnapshotId) -> Result<()> {
         let key = schema::name_key(realm, name);
-        // Two long names with one key: the same beginning and the same hash. Nobody lives to see it.
+        // Another long name with the same hash, or an index that is damaged: neither may lose its entry.
         if self.get(Table::Name, &key)?.is_some_and(|other| other != schema::id_key(id).as_slice()) {
-            return Err(self.error(ErrorKind::AlreadyExists, quoted(name), "another name has the same hash"));
+            let cause = "its place in the index belongs to another: check the store, or choose another name";
+            return Err(self.error(ErrorKind::AlreadyExists, quoted(name), cause));
         }
         self.put(Table::Name, &key, &schema::id_key(id))
     }
@@ -294,6 +306,16 @@ impl<'t> Writer<'t> {
     fn changed(&mut self, table: Table, done: std::result::Result<(), lmdb::Error>) -> Result<()> {
         self.full |= done == Err(lmdb::Error::MapFull);
         done.map_err(|error| super::environment::failed(self.operation(), table.name(), error))
+    }
+
+    /// This transaction removes something.
+    pub(super) fn frees(&mut self) {
+        self.purpose = Purpose::Frees;
+    }
+
+    /// What it is for, as far as it has come.
+    pub(super) fn purpose(&self) -> Purpose {
+        self.purpose
     }
 
     /// Whether the map had no room for a change.

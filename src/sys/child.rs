@@ -401,10 +401,11 @@ mod tests {
         let mut bytes = [0; 4];
         std::fs::File::from(number).read_exact(&mut bytes).unwrap();
         let pid = Pid::from_raw(i32::from_ne_bytes(bytes)).unwrap();
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap();
-        let words: Vec<&str> = stat.split(' ').collect();
-        assert_eq!(words[5], pid.as_raw_nonzero().to_string().as_str(), "it leads no session");
-        assert_ne!(words[3], std::process::id().to_string().as_str(), "it is our child");
+        assert_ne!(rustix::process::getsid(Some(pid)), rustix::process::getsid(None));
+        assert_eq!(ended(Some(pid)), None);
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
+        let parent = format!("PPid:\t{}\n", std::process::id());
+        assert!(!status.contains(&parent), "it is our child");
         kill(pid);
         let begin = Instant::now();
         while std::path::Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists() {

@@ -64,7 +64,7 @@ fn directories_that_lock_their_owner_out_are_deleted() {
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("ours");
             }
         }
-        std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0)).expect("ours");
+        std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0o000)).expect("ours");
         delete_tree(&victim).expect("delete");
         assert!(!victim.exists());
     });

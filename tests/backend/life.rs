@@ -151,10 +151,10 @@ fn a_failure_while_staging_leaves_nothing() {
     for name in PLAIN {
         let store = Store::new(name);
         let base = store.make(1, Active, &[]);
-        zoo(&base);
+        zoo_for(name, &base);
         let copies = name == BackendName::Native;
-        let points = ["c.after_mkdir", "c.after_fill", "c.mid_copy", "c.after_copy"];
-        for point in points.into_iter().take(if copies { 4 } else { 2 }) {
+        let points = ["c.after_mkdir", "c.after_fill", "c.mid_copy"];
+        for point in points.into_iter().take(if copies { 3 } else { 2 }) {
             fail::arm(&format!("{point}=error:28"));
             let failed = store.stage(2, &[1], &()).expect_err(point);
             fail::arm("");
@@ -227,11 +227,10 @@ fn usage_of_a_tree_that_changes_is_no_error() {
                 std::fs::remove_dir_all(root.join("a")).expect("ours");
             }
         });
-        for _ in 0..300 {
-            let measured = store.backend.usage(SnapshotId(1), &[], &());
-            assert!(measured.is_ok(), "{measured:?}");
-        }
+        let measured: Vec<_> = (0..300).map(|_| store.backend.usage(SnapshotId(1), &[], &())).collect();
         over.store(true, Ordering::Relaxed);
+        let failed = measured.iter().find(|m| m.is_err());
+        assert!(failed.is_none(), "{failed:?}");
     });
 }
 

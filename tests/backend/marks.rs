@@ -45,7 +45,8 @@ fn reader(namespace: Namespace) -> Reader {
 
 #[test]
 fn everything_that_the_kernel_does_not_follow_is_found() {
-    let cases: [(&str, &str, &CStr, &[u8], [bool; 2]); 13] = [
+    type Case<'a> = (&'a str, &'a str, &'a CStr, &'a [u8], [bool; 2]);
+    let cases: [Case<'_>; 13] = [
         // What, on what, and whether it is in the way of a mount with user.* and with trusted.* marks.
         ("a redirect", "d/e", c"user.overlay.redirect", b"/x", [true, true]),
         ("data below", "d/f", c"user.overlay.metacopy", b"", [true, true]),

@@ -297,6 +297,14 @@ pub fn zoo(root: &Path) {
     }
 }
 
+/// The zoo, without what only `plywood-fuse` can read if this is for the kernel.
+pub fn zoo_for(name: BackendName, root: &Path) {
+    zoo(root);
+    if name == BackendName::Overlay {
+        std::fs::remove_file(root.join(".wh.x")).expect("a file of the zoo");
+    }
+}
+
 /// What only root can make.
 fn privileged(base: &OwnedFd) {
     let null = Device { major: 1, minor: 3 };

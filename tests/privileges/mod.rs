@@ -117,6 +117,7 @@ pub fn again(who: Who, least: usize) {
     };
     let tests = place(&std::env::current_exe().expect("our own path"), "tests");
     let served = place(&server_program(), "plywood-fuse");
+    place(Path::new(env!("CARGO_BIN_EXE_plywood")), "plywood");
     let home = stage.dir("home");
     fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).expect("chmod of the home");
     let mut script = String::new();
@@ -214,8 +215,13 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
+        // What a failed test left mounted may show anything: nothing is deleted through it.
+        if is_mounted(&self.0) {
+            eprintln!("{}: left behind, something is mounted there", self.0.display());
+            return;
+        }
         let remove = |with: &mut Command| {
-            with.arg("rm").arg("-rf").arg("--").arg(&self.0).stderr(Stdio::null());
+            with.args(["rm", "-rf", "--one-file-system", "--"]).arg(&self.0).stderr(Stdio::null());
             with.status().is_ok_and(|s| s.success())
         };
         if remove(&mut Command::new("env")) {

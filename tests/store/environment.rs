@@ -236,6 +236,104 @@ fn a_store_at_its_limit_is_full_and_still_can_be_emptied() {
 }
 
 #[test]
+fn a_limit_that_is_no_multiple_of_anything_is_kept() {
+    let world = World::with(&StoreSettings { max_map_bytes: 100_000, ..small() });
+    assert_eq!(kind_of(fill(&world, "a", 100)), Some(ErrorKind::NoSpace));
+    let some = all_names(&world).len();
+    assert!(some > 0 && world.size().expect("it is open").map_bytes == 64 * KIB as u64);
+}
+
+// Rows of less than a page fill it to the last one, and even a removal has to copy some.
+#[test]
+fn a_store_without_a_free_page_can_be_emptied_to_the_last_snapshot() {
+    for limit in [128 * KIB, 256 * KIB, 512 * KIB] {
+        let world = World::with(&StoreSettings { max_map_bytes: limit, ..small() });
+        let mut made = 0;
+        let full = loop {
+            match create(&world, ACTIVE, &format!("{made}"), "") {
+                Ok(_) => made += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::NoSpace);
+        assert!(made > 20, "{made} in {limit}");
+        assert_eq!(world.size().expect("it is open").map_bytes, limit as u64);
+        for n in 0..made {
+            remove(&world, &format!("{n}")).expect("a full store can be emptied");
+        }
+        // Little by little means little.
+        assert!(world.size().expect("it is open").map_bytes <= (limit + 512 * KIB) as u64);
+        create(&world, ACTIVE, "again", "").expect("there is room");
+    }
+}
+
+/// Runs the test `name` again behind a shell command, with the store in `$DB`.
+fn behind(name: &str, db: &Path, start: &[&str], before: &str) -> std::process::Output {
+    let program = std::env::current_exe().expect("this program has a path");
+    let script = format!("{before} && exec \"$0\" --exact {name} --nocapture --test-threads=1");
+    let mut command = Command::new(start[0]);
+    command.args(&start[1..]).args(["sh", "-c", &script]).arg(program).env(OTHER, db).env("DB", db);
+    command.output().expect("it starts")
+}
+
+#[track_caller]
+fn assert_passed(output: &std::process::Output) {
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{:?}\n{text}", output.status);
+}
+
+#[test]
+fn a_map_that_the_kernel_does_not_give_leaves_the_store_as_it_was() {
+    const NAME: &str = "environment::a_map_that_the_kernel_does_not_give_leaves_the_store_as_it_was";
+    let Some(db) = as_other() else {
+        // Address space for a map of one GiB, and not for one of two.
+        let dir = TempDir::new();
+        return assert_passed(&behind(NAME, &dir.path().join("db"), &["env"], "ulimit -v 2000000"));
+    };
+    let store = Store::open(&db, &StoreSettings::default()).expect("there is room for that");
+    create(&store, ACTIVE, "a", "").expect("it can be made");
+    plywood::fail::arm("db.map_full=error:28");
+    let error = create(&store, ACTIVE, "b", "").expect_err("it cannot grow");
+    assert!(error.to_string().contains("map of the store"), "{error}");
+    // It goes on with the map that it had.
+    create(&store, ACTIVE, "b", "").expect("it can be made");
+    assert_eq!((all_names(&store).len(), store.size().expect("it is open").map_bytes), (2, 1 << 30));
+}
+
+// In a file system of one MiB of its own, in a user namespace.
+#[test]
+fn a_full_disk_is_told_as_such_and_loses_nothing() {
+    const NAME: &str = "environment::a_full_disk_is_told_as_such_and_loses_nothing";
+    if std::env::var_os("PLYWOOD_SKIP_MOUNTED").is_some_and(|v| v == "1") {
+        return eprintln!("left out, as PLYWOOD_SKIP_MOUNTED says: {NAME}");
+    }
+    let Some(db) = as_other() else {
+        let dir = TempDir::new();
+        let db = dir.path().join("db");
+        fs::create_dir(&db).expect("it is new");
+        let start = ["unshare", "--user", "--map-root-user", "--mount"];
+        return assert_passed(&behind(NAME, &db, &start, "mount -t tmpfs -o size=1m none \"$DB\""));
+    };
+    let store = Store::open(&db, &StoreSettings::default()).expect("there is room");
+    let error = fill(&store, "a", 1000).expect_err("there is one MiB");
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    // Small ones take what the large ones left.
+    let small = (0..10_000).map(|n| create(&store, ACTIVE, &format!("{n}"), ""));
+    let error = small.filter_map(Result::err).next().expect("they take room too");
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    let names = all_names(&store);
+    assert!(names.len() > 20, "{}", names.len());
+    assert_eq!(findings(&store).expect("rows"), Vec::<String>::new());
+    store.close().expect("it closes");
+    let store = Store::open(&db, &StoreSettings::default()).expect("it opens");
+    assert_eq!(all_names(&store), names);
+    for name in &names {
+        remove(&store, name).expect("a full disk can be emptied");
+    }
+    assert_eq!(findings(&store).expect("rows"), Vec::<String>::new());
+}
+
+#[test]
 fn a_map_that_another_process_has_grown_is_followed() {
     const NAME: &str = "environment::a_map_that_another_process_has_grown_is_followed";
     if let Some(db) = as_other() {

@@ -1,0 +1,125 @@
+//! Must a command run in a user namespace? Pure.
+//!
+//! A plain user with subordinate ids owns content of other ids, and may neither read it all nor delete it, except as
+//! root of a user namespace that has these ids. What concerns rows alone needs none, and is quicker without.
+
+use super::args::Command;
+use crate::backend::BackendName;
+
+/// What a command touches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Touches {
+    /// Rows, and directories that this user makes.
+    Rows,
+    /// Rows; and content where the backend copies it.
+    RowsOrCopies,
+    /// Content.
+    Content,
+}
+
+/// Who runs a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// A user who is bound by the owners of files, and not in a user namespace of ours.
+    Plain,
+    /// Root of the machine or of a user namespace, or somebody who was sent into one already.
+    Root,
+}
+
+impl Standing {
+    /// That of an effective user, for whom another user namespace would, or would not, be something new.
+    pub fn of(euid: u32, may_enter: bool) -> Standing {
+        if euid != 0 && may_enter { Standing::Plain } else { Standing::Root }
+    }
+}
+
+/// What a command touches.
+pub fn touches(command: &Command) -> Touches {
+    match command {
+        Command::Prepare(_) | Command::View(_) => Touches::RowsOrCopies,
+        Command::Commit(_) | Command::Rm(_) | Command::Usage(_) | Command::Cleanup | Command::Fs(_) => {
+            Touches::Content
+        }
+        // It makes namespaces of its own, in which it needs no other around it.
+        Command::Exec(_)
+        | Command::Mounts(_)
+        | Command::Mount(_)
+        | Command::Umount(_)
+        | Command::Stat(_)
+        | Command::Ls(_)
+        | Command::Tree
+        | Command::Label(_)
+        | Command::Check(_)
+        | Command::Backends
+        | Command::Completions(_) => Touches::Rows,
+    }
+}
+
+/// True if the work is to be done in a user namespace; `backend` is that of the store.
+pub fn must_enter(touches: Touches, standing: Standing, backend: Option<BackendName>) -> bool {
+    match (standing, touches) {
+        (Standing::Root, _) | (_, Touches::Rows) => false,
+        (Standing::Plain, Touches::RowsOrCopies) => backend == Some(BackendName::Native),
+        (Standing::Plain, Touches::Content) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::Args;
+    use clap::{CommandFactory, Parser};
+    use std::collections::BTreeSet;
+
+    /// What is typed, and whether a plain user enters a namespace with the backends fuse and native.
+    const CASES: [(&str, bool, bool); 19] = [
+        ("prepare a b", false, true),
+        ("view a b", false, true),
+        ("commit b a", true, true),
+        ("mounts a /mnt", false, false),
+        ("mount a /mnt", false, false),
+        ("umount a", false, false),
+        ("rm a", true, true),
+        ("stat a", false, false),
+        ("ls", false, false),
+        ("tree", false, false),
+        ("usage", true, true),
+        ("label a b=c", false, false),
+        ("cleanup", true, true),
+        ("check", false, false),
+        ("backends", false, false),
+        ("exec a -- true", false, false),
+        ("fs ls a", true, true),
+        ("fs cp x a:/", true, true),
+        ("completions bash", false, false),
+    ];
+
+    #[test]
+    fn a_plain_user_enters_a_namespace_for_content_and_nobody_else_does() {
+        for (words, with_fuse, with_native) in CASES {
+            let args = Args::try_parse_from(std::iter::once("plywood").chain(words.split(' ')))
+                .unwrap_or_else(|e| panic!("{words}: {e}"));
+            let touches = touches(&args.command);
+            for (backend, expected) in [(BackendName::Fuse, with_fuse), (BackendName::Native, with_native)] {
+                assert_eq!(
+                    must_enter(touches, Standing::Plain, Some(backend)),
+                    expected,
+                    "{words} {backend}"
+                );
+                assert!(!must_enter(touches, Standing::Root, Some(backend)), "{words} {backend}");
+            }
+        }
+        let tested: BTreeSet<&str> = CASES.iter().filter_map(|(words, ..)| words.split(' ').next()).collect();
+        let command = Args::command();
+        let all: BTreeSet<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        assert_eq!(tested, all);
+    }
+
+    #[test]
+    fn only_a_user_who_is_not_root_and_not_inside_is_plain() {
+        assert_eq!(Standing::of(1000, true), Standing::Plain);
+        assert_eq!(Standing::of(1000, false), Standing::Root);
+        assert_eq!(Standing::of(0, true), Standing::Root);
+        assert_eq!(Standing::of(0, false), Standing::Root);
+    }
+}

@@ -1,0 +1,128 @@
+//! `mount`, `umount`, `exec`, and content of other owners: called as users of different rights.
+
+use crate::privileges::{Who, inside, install_busybox, is_mounted};
+use crate::support::{Cli, text};
+use serde_json::json;
+use std::fs;
+
+/// A store with a committed base that has busybox, and an active snapshot on top; `None` if there is no busybox.
+fn with_busybox() -> Option<Cli> {
+    inside()?;
+    let cli = Cli::new("fuse");
+    if !install_busybox(&cli.stage.dir("tree")) {
+        return None;
+    }
+    cli.good("prepare one");
+    cli.good("fs cp tree/. one:/");
+    cli.good("commit base one");
+    cli.good("prepare work base");
+    Some(cli)
+}
+
+pub fn a_snapshot_is_mounted_and_unmounted_by_its_key_and_by_its_target() {
+    let Some(cli) = with_busybox() else { return };
+    let target = cli.stage.dir("target");
+    for by_key in [true, false] {
+        let mounted = cli.json("mount work target");
+        assert_eq!(mounted, json!({"key": "work", "target": text(&target)}));
+        assert!(is_mounted(&target));
+        fs::write(target.join("file"), "through the mount").expect("it is writable");
+        let given = if by_key { "work" } else { "target" };
+        assert_eq!(cli.json(&format!("umount {given}")), json!({"unmounted": [text(&target)]}));
+        assert!(!is_mounted(&target));
+        assert_eq!(cli.good("fs cat work file"), "through the mount");
+    }
+    assert_eq!(cli.json("umount work"), json!({"unmounted": []}));
+}
+
+pub fn a_mounted_snapshot_is_not_removed_and_not_changed_beside_the_mount() {
+    let Some(cli) = with_busybox() else { return };
+    let target = cli.stage.dir("target");
+    cli.stage.file("x", "x");
+    cli.good("mount work target");
+    let message = cli.bad(5, "rm work");
+    assert!(message.contains(text(&target)), "{message}");
+    let message = cli.bad(5, "fs cp x work:/x");
+    assert!(message.contains("mounted"), "{message}");
+    assert_eq!(cli.good("fs ls -q work bin/cat"), "bin/cat\n", "looking is fine");
+    cli.good("umount work");
+    cli.good("fs cp x work:/x");
+    cli.good("rm work");
+}
+
+pub fn exec_passes_on_output_and_code_of_the_command() {
+    let Some(cli) = with_busybox() else { return };
+    assert_eq!(cli.good("exec work -- echo hello"), "hello\n");
+    let cases: &[(i32, &[&str])] = &[
+        (0, &["true"]),
+        (1, &["false"]),
+        (3, &["sh", "-c", "exit 3"]),
+        (125, &["sh", "-c", "exit 125"]),
+        (137, &["sh", "-c", "kill -9 $$"]),
+        (127, &["no-such-command"]),
+        (126, &["/bin"]),
+    ];
+    for (code, command) in cases {
+        let ended = cli.run_words(["exec", "work", "--"].iter().chain(*command));
+        assert_eq!(ended.code, *code, "{command:?}: {ended:?}");
+        let ours = matches!(code, 126 | 127);
+        assert_eq!(ended.err.starts_with("plywood: exec: "), ours, "{command:?}: {ended:?}");
+    }
+    let shown =
+        cli.run_words(["exec", "work", "-e", "A=b c", "-w", "/bin", "--", "sh", "-c", "echo $A; pwd"]);
+    assert_eq!((shown.code, shown.out.as_str()), (0, "b c\n/bin\n"), "{shown:?}");
+    assert_eq!(cli.good("exec work --hostname box -- hostname"), "box\n");
+    let ended = cli.run("exec work --workdir bin -- true");
+    assert_eq!(ended.code, 125, "a relative directory: {ended:?}");
+    assert!(cli.run("exec base -- true").code == 125, "a committed snapshot");
+}
+
+pub fn what_exec_changes_is_committed_and_seen_by_the_next() {
+    let Some(cli) = with_busybox() else { return };
+    let shown = cli.run_words(["exec", "work", "--", "sh", "-c", "echo one > /file; rm /bin/wc; mkdir /dir"]);
+    assert_eq!(shown.code, 0, "{shown:?}");
+    assert_eq!(cli.good("fs cat work file"), "one\n");
+    cli.good("commit next work");
+    cli.good("prepare more next");
+    assert_eq!(cli.good("exec more -- cat /file"), "one\n");
+    assert_eq!(cli.run("exec more -- test -e /bin/wc").code, 1);
+    let tree = "base (committed)\n└── next (committed)\n    └── more (active)\n";
+    assert_eq!(cli.good("tree"), tree);
+    assert_eq!(cli.good("check"), "nothing is wrong\n");
+}
+
+pub fn content_of_other_owners_is_measured_shown_copied_and_removed() {
+    let Some(cli) = with_busybox() else { return };
+    let script = "mkdir -p /home/u; echo secret > /home/u/f; chown -R 1000:1000 /home/u; chmod 600 /home/u/f; \
+                  chmod 700 /home/u";
+    let ended = cli.run_words(["exec", "work", "--", "sh", "-c", script]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    // With one id the owner is told to be 1000 all the same, or chown is accepted without effect.
+    let has_ids = matches!(inside(), Some(Who::Root | Who::UserWithIds));
+    let stat = cli.json("fs stat work home/u/f");
+    if has_ids {
+        assert_eq!(stat[0]["uid"], json!(1000), "{stat}");
+    }
+    assert_eq!(stat[0]["mode"], json!("0600"));
+    assert_eq!(cli.good("fs cat work home/u/f"), "secret\n");
+    cli.good("fs cp work:/home out");
+    assert_eq!(fs::read(cli.stage.path("out/u/f")).expect("it is ours now"), b"secret\n");
+    assert!(cli.json("usage work")[0]["inodes"].as_u64().is_some_and(|n| n >= 4));
+    cli.good("commit next work");
+    cli.good("prepare more next");
+    cli.good("fs rm -r more home/u");
+    cli.good("rm more next");
+    let left = crate::privileges::names(&cli.root().join("snapshots"));
+    assert_eq!(left.len(), 1, "content of other owners is freed: {left:?}");
+    assert_eq!(cli.json("cleanup")["failed"], json!([]));
+    assert_eq!(cli.good("check"), "nothing is wrong\n");
+}
+
+pub fn a_view_is_read_only_for_exec() {
+    let Some(cli) = with_busybox() else { return };
+    cli.good("view look base");
+    assert_eq!(cli.run("exec look -- touch /file").code, 1);
+    assert_eq!(cli.run("exec work --read-only -- touch /file").code, 1);
+    assert_eq!(cli.good("exec look -- echo fine"), "fine\n");
+    cli.good("rm look");
+}
