@@ -93,6 +93,10 @@ impl Snapshotter {
         progress: &dyn Progress,
     ) -> Result<(Record, Vec<SnapshotId>)> {
         let operation = wanted.operation;
+        // What takes long to find out is found out before the write transaction, which then asks from memory.
+        let chain =
+            self.store.read(operation, |rows| chain_below(rows, operation, self.realm(), wanted.parent))?;
+        self.backend.check_chain(&chain).map_err(|e| e.during(operation, quoted(wanted.key)))?;
         // Where the directory was published if the transaction could not be committed after all.
         let mut published = None;
         let made = self.store.write(operation, |rows| {

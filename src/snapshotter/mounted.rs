@@ -147,7 +147,7 @@ impl Snapshotter {
         let dead: Vec<&MountRow> = rows
             .iter()
             .zip(&attached)
-            .filter(|(_, a)| dead.iter().any(|d| *d == *a))
+            .filter(|(_, a)| dead.contains(a))
             .map(|(row, _)| row)
             .collect();
         if dead.is_empty() {

@@ -33,10 +33,11 @@ pub enum Depth {
 /// # Errors
 /// As mount(2); EINVAL in a user namespace if `source` has mounts below that may not be uncovered: [`Depth::All`].
 pub fn bind(source: &Path, target: &Path, depth: Depth) -> io::Result<()> {
-    Ok(match depth {
+    match depth {
         Depth::One => rustix::mount::mount_bind(source, target)?,
         Depth::All => rustix::mount::mount_bind_recursive(source, target)?,
-    })
+    }
+    Ok(())
 }
 
 /// Sets flags of a bind mount, and keeps those that whoever owns the file system has set: in a user namespace they

@@ -110,7 +110,11 @@ pub fn wait(pid: Pid) -> io::Result<Option<Ended>> {
 
 /// A child that has ended, if there is one: `which`, or any.
 pub fn ended(which: Option<Pid>) -> Option<(Pid, Ended)> {
-    let waited = rustix::process::waitpid(which, WaitOptions::NOHANG);
+    let waited = match which {
+        Some(pid) => rustix::process::waitpid(Some(pid), WaitOptions::NOHANG),
+        // `waitpid` of nobody would mean any child of our own process group.
+        None => rustix::process::wait(WaitOptions::NOHANG),
+    };
     waited.ok().flatten().map(|(pid, status)| (pid, Ended::of(status)))
 }
 

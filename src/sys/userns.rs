@@ -271,7 +271,7 @@ impl Door {
             return Err(Error::new(ErrorKind::Unsupported, "enter user namespace", "", cause));
         }
         let ids = maps.write(pid)?;
-        let told = self.admit.write_all(&[b'a']);
+        let told = self.admit.write_all(b"a");
         told.map_err(|e| Error::io("enter user namespace", "child", e))?;
         Ok(ids)
     }
