@@ -363,7 +363,7 @@ pub struct FsCp {
     /// Where to; a directory if there are several sources
     #[arg(value_name = "DST")]
     pub destination: OsString,
-    /// Keep owners and all attributes
+    /// Keep owners, setuid and all attributes, and copy devices
     #[arg(short, long)]
     pub archive: bool,
     /// Copy what a source leads to if it is a symlink

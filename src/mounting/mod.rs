@@ -40,10 +40,6 @@ const BUSY_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a server may take to end once its mount is gone: it writes nothing then.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long somebody may still use a mount before that is an error: a program that is being started holds copies of all
-/// descriptors for a moment, and indexers look at everything new.
-const BUSY_PATIENCE: Duration = Duration::from_secs(1);
-
 /// How mounts are carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountSettings {
@@ -324,13 +320,7 @@ fn unmount_one(point: &Path, how: Detach) -> Result<()> {
         Detach::Clean => KernelDetach::Now,
         Detach::Lazy => KernelDetach::Lazily,
     };
-    let deadline = Instant::now() + BUSY_PATIENCE;
-    let mut unmounted = unmount(point, kernel_how);
-    while unmounted.as_ref().is_err_and(|e| e.errno() == libc::EBUSY) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-        unmounted = unmount(point, kernel_how);
-    }
-    let Err(error) = unmounted else { return Ok(()) };
+    let Err(error) = unmount(point, kernel_how) else { return Ok(()) };
     match error.errno() {
         // Nothing is mounted there, any more.
         libc::EINVAL | libc::ENOENT => return Ok(()),

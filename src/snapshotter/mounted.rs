@@ -101,7 +101,7 @@ impl Snapshotter {
                 return Ok(at);
             }
             match key.map(|key| rows.id(self.realm(), key)).transpose()?.flatten() {
-                Some(id) => rows.mounts_of(id),
+                Some(id) => Ok(rows.mounts_of(id)?.into_iter().filter(|row| !is_held(row)).collect()),
                 None if given.exists() => Ok(Vec::new()),
                 None => {
                     let cause = "it is neither a key of this store nor a mount point";
@@ -119,12 +119,35 @@ impl Snapshotter {
         check_name("mounted", key)?;
         let rows = self.store.read("mounted", |rows| rows.mounts_of(rows.find(self.realm(), key)?.id))?;
         let mut found = Vec::new();
-        for row in rows {
+        for row in rows.into_iter().filter(|row| !is_held(row)) {
             if mounting::is_live(&attached_of(&row))? {
                 found.push(MountedAt { server_pid: row.server.map(|s| s.pid), target: row.target });
             }
         }
         Ok(found)
+    }
+
+    /// Says that this process works in a snapshot in a way of its own, mounted where nobody else sees it: until it ends the
+    /// snapshot is not removed.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn hold(&self, key: &str) -> Result<()> {
+        check_name("hold", key)?;
+        let process = ProcessMark::current()?;
+        self.store.write("hold", |rows| {
+            let row = NewMount {
+                id: rows.find(self.realm(), key)?.id,
+                target: Path::new(""),
+                server: Some(process),
+                mount_id: 0,
+                namespace: 0,
+                boot_id: process.boot_id,
+                uid: plywood_fuse::sys::process::effective_uid(),
+                how: MountHow::Bind,
+            };
+            rows.add_mount(&row).map(drop)
+        })
     }
 
     /// Drops the rows of mounts that are gone, and detaches those whose server is gone; returns how many.
@@ -142,14 +165,12 @@ impl Snapshotter {
     }
 
     fn forget_dead(&self, rows: Vec<MountRow>) -> Result<usize> {
-        let attached: Vec<Attached> = rows.iter().map(attached_of).collect();
+        let (held, mounted): (Vec<MountRow>, Vec<MountRow>) = rows.into_iter().partition(is_held);
+        let attached: Vec<Attached> = mounted.iter().map(attached_of).collect();
         let dead = mounting::find_dead(&attached);
-        let dead: Vec<&MountRow> = rows
-            .iter()
-            .zip(&attached)
-            .filter(|(_, a)| dead.contains(a))
-            .map(|(row, _)| row)
-            .collect();
+        let gone = mounted.iter().zip(&attached).filter(|(_, a)| dead.contains(a)).map(|(row, _)| row);
+        let left = held.iter().filter(|row| row.server.is_none_or(|process| process.is_dead()));
+        let dead: Vec<&MountRow> = gone.chain(left).collect();
         if dead.is_empty() {
             return Ok(0);
         }
@@ -159,6 +180,19 @@ impl Snapshotter {
             }
             Ok(dead.len())
         })
+    }
+}
+
+/// True if the row says that a process works in the snapshot, and not where it is mounted: see [`Snapshotter::hold`].
+fn is_held(row: &MountRow) -> bool {
+    row.target.as_os_str().is_empty()
+}
+
+/// Why a snapshot cannot be removed while this row stands.
+pub(super) fn in_use(row: &MountRow) -> String {
+    match row.server {
+        Some(process) if is_held(row) => format!("process {} works in it: wait for its end", process.pid),
+        _ => format!("it is mounted at {}: unmount it first", row.target.display()),
     }
 }
 

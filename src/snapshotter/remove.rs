@@ -5,6 +5,7 @@
 use super::Snapshotter;
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
+use crate::snapshotter::mounted::in_use;
 use crate::snapshotter::settings::Removal;
 use crate::types::{SnapshotId, check_name, quoted};
 use crossbeam::channel::{Sender, unbounded};
@@ -120,8 +121,7 @@ impl Snapshotter {
         let removed = self.store.write("remove", |rows| {
             let record = rows.find(self.realm(), key)?;
             if let Some(row) = rows.mounts_of(record.id)?.first() {
-                let cause = format!("it is mounted at {}: unmount it first", row.target.display());
-                return Err(Error::new(ErrorKind::Busy, "remove", quoted(key), cause));
+                return Err(Error::new(ErrorKind::Busy, "remove", quoted(key), in_use(row)));
             }
             let removed = rows.remove(self.realm(), key)?;
             crate::fail::point("r.before_commit")?;

@@ -123,6 +123,10 @@ impl<'a> Copier<'a> {
 
     /// Copies one file of any kind to the name `target`, which may be in use.
     fn entry(&mut self, source: &Path, meta: &Meta, target: &Path) -> Result<()> {
+        if let Some(why) = self.leaves_out(meta.attr.kind) {
+            self.left_out.push(format!("{}: {why}", source.display()));
+            return Ok(());
+        }
         let there = absent(self.to.stat(target, Links::Keep))?;
         if let Some(there) = &there {
             self.expect_other(source, meta, there)?;
@@ -152,13 +156,9 @@ impl<'a> Copier<'a> {
                 self.content(source, &*content, target)?;
             }
             Kind::Symlink => self.to.make(target, &Node::Symlink(self.from.read_link(source)?))?,
-            Kind::Fifo | Kind::Char | Kind::Block => {
+            // Neither directories nor sockets come here.
+            Kind::Fifo | Kind::Char | Kind::Block | Kind::Socket | Kind::Dir => {
                 self.to.make(target, &Node::Special(meta.attr.kind, meta.attr.device))?;
-            }
-            // It belongs to the process that made it, and means nothing elsewhere.
-            Kind::Socket | Kind::Dir => {
-                self.left_out.push(format!("{}: a socket is not copied", source.display()));
-                return Ok(());
             }
         }
         self.copied.files += 1;
@@ -166,6 +166,19 @@ impl<'a> Copier<'a> {
             self.names.insert(meta.identity(), target.to_owned());
         }
         self.dress(source, meta, target)
+    }
+
+    /// Why files of a kind are not copied.
+    fn leaves_out(&self, kind: Kind) -> Option<&'static str> {
+        match (kind, self.how.keep, self.how.owner) {
+            // It belongs to the process that made it, and means nothing elsewhere.
+            (Kind::Socket, ..) => Some("a socket is not copied"),
+            // A device that a snapshot brings would be a way to that of this machine.
+            (Kind::Char | Kind::Block, Keep::Content, NewOwner::Nobody) => {
+                Some("a device is copied with --archive only")
+            }
+            _ => None,
+        }
     }
 
     /// Copies what a directory holds into one that is there.

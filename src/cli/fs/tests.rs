@@ -288,6 +288,22 @@ fn pipes_sockets_and_devices_are_never_opened() {
 }
 
 #[test]
+fn a_device_comes_out_of_a_snapshot_only_if_all_is_to_be_kept() {
+    let place = Place::new();
+    let null = (Path::new("/dev/null"), place.path("null"));
+    let mut copier = Copier::new(&Plain::Machine, &Plain::Machine, HOW);
+    copier.copy(null.0, &null.1).expect("it is left out");
+    assert_eq!((copier.copied.files, copier.left_out.len()), (0, 1), "{:?}", copier.left_out);
+    assert!(!null.1.exists());
+    let mut copier = Copier::new(&Plain::Machine, &Plain::Machine, How { keep: Keep::All, ..HOW });
+    match copier.copy(null.0, &null.1) {
+        Ok(()) => assert!(fs::metadata(&null.1).expect("it is there").file_type().is_char_device()),
+        // Only root makes devices.
+        Err(e) => assert!(e.is_denied(), "{e}"),
+    }
+}
+
+#[test]
 fn a_directory_is_not_copied_into_itself_nor_a_file_onto_itself() {
     let place = Place::new();
     place.fill();

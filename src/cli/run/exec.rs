@@ -4,13 +4,14 @@ use super::{Outcome, Session};
 use crate::cli::args;
 use crate::cli::exit::Code;
 use crate::cli::output::printable;
+use crate::cli::report;
 use crate::exec::{ExecRequest, Outcome as Ended, run};
 use std::io::Write;
 
 pub(super) fn exec(session: &Session, args: args::Exec) -> Outcome {
     // What fails before the command is never a code that the command could have ended with.
     Ok(ended(session, args).unwrap_or_else(|error| {
-        super::report(&error);
+        report(&error);
         Code::EXEC_FAILED
     }))
 }
@@ -19,6 +20,7 @@ fn ended(session: &Session, args: args::Exec) -> crate::error::Result<Code> {
     let snapshotter = session.open()?;
     let mounts = snapshotter.mounts(&args.key).map_err(|e| e.during("exec", args.key.clone()))?;
     let mounting = snapshotter.settings().mounting.clone();
+    snapshotter.hold(&args.key).map_err(|e| e.during("exec", args.key.clone()))?;
     // No other thread is left that could take the signals.
     Session::close(&snapshotter);
     drop(snapshotter);

@@ -1,6 +1,6 @@
 //! `fs ls`, `fs cat`, `fs cp`, `fs rm`, `fs stat`.
 
-use super::{Failed, Outcome, Session, go_on_after};
+use super::{Failed, Outcome, Session};
 use crate::cli::args::{Fs, FsCp, FsLs, FsPaths, FsRm};
 use crate::cli::exit::Code;
 use crate::cli::fs::copy::{Copied, Copier, How, Keep, NewOwner};
@@ -9,9 +9,11 @@ use crate::cli::fs::place::Place;
 use crate::cli::fs::plain::Plain;
 use crate::cli::fs::{Purpose, open};
 use crate::cli::output::{Align, Answer, Table, bytes, printable};
+use crate::cli::report;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{Timestamp, quoted};
 use plywood_fuse::error::Error as SysError;
+use plywood_fuse::sys::process::effective_uid;
 use plywood_fuse::types::Kind;
 use serde::Serialize;
 use std::ffi::OsString;
@@ -151,7 +153,7 @@ fn stat(session: &Session, args: FsPaths) -> Outcome {
         let entry = files.stat(path, Links::Keep).and_then(|meta| Entry::of(path, path, &*files, &meta));
         match entry {
             Ok(entry) => entries.push(entry),
-            Err(e) => code = code.or(go_on_after(&Error::fuse("fs stat", quoted(&args.key), e))),
+            Err(e) => code = code.or(report(&Error::fuse("fs stat", quoted(&args.key), e))),
         }
     }
     Session::close(&snapshotter);
@@ -172,7 +174,7 @@ fn cat(session: &Session, args: &FsPaths) -> Outcome {
         let content = match files.open(path) {
             Ok(content) => content,
             Err(e) => {
-                code = code.or(go_on_after(&failed(e)));
+                code = code.or(report(&failed(e)));
                 continue;
             }
         };
@@ -224,7 +226,7 @@ fn rm(session: &Session, args: FsRm) -> Outcome {
                 let e = Error::fuse("fs rm", quoted(&args.key), e);
                 let said =
                     Error::new(e.kind(), "fs rm", quoted(&args.key), format!("{}{hint}", cause_of(&e)));
-                code = code.or(go_on_after(&said));
+                code = code.or(report(&said));
             }
         }
     }
@@ -276,8 +278,9 @@ fn cp(session: &Session, args: &FsCp) -> Outcome {
     for source in &sources {
         let same_tree = key_of(source) == key_of(&destination);
         let owner = match destination {
-            Place::Machine(_) => NewOwner::Nobody,
-            Place::Snapshot { .. } => NewOwner::Root,
+            Place::Snapshot { .. } if effective_uid() == 0 => NewOwner::Root,
+            // Without a namespace nothing can be given to root.
+            Place::Snapshot { .. } | Place::Machine(_) => NewOwner::Nobody,
         };
         let how = How {
             keep: if args.archive { Keep::All } else { Keep::Content },

@@ -1,11 +1,12 @@
 //! `stat`, `ls`, `tree`, `usage`, `label`, `backends`.
 
-use super::{Outcome, Session, go_on_after, labels};
+use super::{Outcome, Session, labels};
 use crate::backend::BackendName;
 use crate::backend::open::{Trial, try_all};
 use crate::cli::args;
 use crate::cli::exit::Code;
 use crate::cli::output::{Align, Answer, Table, ago, bytes, fields, printable};
+use crate::cli::report;
 use crate::cli::tree::{Line, draw};
 use crate::error::ErrorKind;
 use crate::filter::Filters;
@@ -141,7 +142,7 @@ pub(super) fn usage(session: &Session, args: args::Usage) -> Outcome {
             Ok(usage) => rows.push(UsedRow { key, usage }),
             // Removed since it was listed.
             Err(error) if all && error.kind() == ErrorKind::NotFound => {}
-            Err(error) => code = code.or(go_on_after(&error)),
+            Err(error) => code = code.or(report(&error)),
         }
     }
     Session::close(&snapshotter);

@@ -11,7 +11,6 @@ use super::args::{Args, Command};
 use super::exit::Code;
 use super::namespace::{self, Standing, Touches};
 use super::output::{self, Answer, Format};
-use super::report;
 use crate::backend::BackendName;
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
@@ -156,9 +155,4 @@ impl Session {
 /// Labels as they were typed; of two values for one key the last counts.
 fn labels(pairs: Vec<(String, String)>) -> Labels {
     pairs.into_iter().collect()
-}
-
-/// Tells of a failure and goes on; the code that it would end with.
-fn go_on_after(error: &Error) -> Code {
-    report(error)
 }

@@ -1,9 +1,10 @@
 //! `rm`, `cleanup`, `check`.
 
-use super::{Outcome, Session, go_on_after};
+use super::{Outcome, Session};
 use crate::cli::args;
 use crate::cli::exit::Code;
 use crate::cli::output::{Answer, printable};
+use crate::cli::report;
 use crate::snapshotter::{CheckReport, CleanupReport, Repair};
 use crate::store::{Finding, Severity};
 use serde::Serialize;
@@ -27,7 +28,7 @@ pub(super) fn rm(session: &Session, args: args::Keys) -> Outcome {
     for key in args.keys {
         match snapshotter.remove(&key) {
             Ok(()) => removed.push(key),
-            Err(error) => code = code.or(go_on_after(&error)),
+            Err(error) => code = code.or(report(&error)),
         }
     }
     Session::close(&snapshotter);
