@@ -283,7 +283,7 @@ pub struct Exec {
     #[arg(required = true, last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
     /// Variable of the command; can be repeated
-    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = pair)]
+    #[arg(short = 'e', long = "env", value_name = "NAME=VALUE", value_parser = pair)]
     pub variables: Vec<(String, String)>,
     /// Directory in the snapshot to run it in
     #[arg(short, long, value_name = "DIR", default_value = "/")]

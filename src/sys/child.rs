@@ -366,6 +366,7 @@ mod tests {
                 kill(pid);
                 let ended = wait(pid).unwrap().unwrap();
                 assert_eq!((ended, ended.code()), (Ended::Signal(9), 137));
+                assert_eq!(ended.code(), Ended::Exit(137).code());
             }
         }
     }

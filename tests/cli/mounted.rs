@@ -1,14 +1,18 @@
 //! `mount`, `umount`, `exec`, and content of other owners: called as users of different rights.
 
 use crate::privileges::{Who, inside, install_busybox, is_mounted};
-use crate::support::{Cli, text};
+use crate::support::{BACKENDS, Cli, text};
 use serde_json::json;
 use std::fs;
 
 /// A store with a committed base that has busybox, and an active snapshot on top; `None` if there is no busybox.
 fn with_busybox() -> Option<Cli> {
+    with_busybox_by("fuse")
+}
+
+fn with_busybox_by(backend: &'static str) -> Option<Cli> {
     inside()?;
-    let cli = Cli::new("fuse");
+    let cli = Cli::new(backend);
     if !install_busybox(&cli.stage.dir("tree")) {
         return None;
     }
@@ -92,7 +96,13 @@ pub fn what_exec_changes_is_committed_and_seen_by_the_next() {
 }
 
 pub fn content_of_other_owners_is_measured_shown_copied_and_removed() {
-    let Some(cli) = with_busybox() else { return };
+    for backend in BACKENDS {
+        let Some(cli) = with_busybox_by(backend) else { return };
+        other_owners(&cli);
+    }
+}
+
+fn other_owners(cli: &Cli) {
     let script = "mkdir -p /home/u; echo secret > /home/u/f; chown -R 1000:1000 /home/u; chmod 600 /home/u/f; \
                   chmod 700 /home/u";
     let ended = cli.run_words(["exec", "work", "--", "sh", "-c", script]);
@@ -110,6 +120,10 @@ pub fn content_of_other_owners_is_measured_shown_copied_and_removed() {
     assert!(cli.json("usage work")[0]["inodes"].as_u64().is_some_and(|n| n >= 4));
     cli.good("commit next work");
     cli.good("prepare more next");
+    if has_ids {
+        assert_eq!(cli.json("fs stat more home/u/f")[0]["uid"], json!(1000));
+    }
+    assert_eq!(cli.good("fs cat more home/u/f"), "secret\n");
     cli.good("fs rm -r more home/u");
     cli.good("rm more next");
     let left = crate::privileges::names(&cli.root().join("snapshots"));

@@ -173,7 +173,7 @@ pub fn usage_counts_own_resources_only(world: &World) {
     assert_eq!(kind(world.snapshotter.usage("nobody", &())), Some(ErrorKind::NotFound));
 }
 
-/// S29 S54 S58
+/// S29 S54 S55 S58
 pub fn a_failed_create_leaves_nothing(world: &World) {
     world.layer("base", "", |root| write(&root.join("a"), "a"));
     let before = entries(world);
@@ -326,4 +326,63 @@ pub fn a_mounted_snapshot_is_not_removed(world: &World) {
         assert!(!target.join("new").exists(), "unmounted");
         world.remove("key");
     }
+}
+
+/// What is logged while `work` runs, on this thread.
+fn logged(work: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("no panic").extend_from_slice(line);
+            Ok(line.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, work);
+    let lines = lines.0.lock().expect("no panic").clone();
+    String::from_utf8(lines).expect("text")
+}
+
+/// S28 S30: what could not be undone is told in the log, with the path where it is now; the caller hears the first error.
+pub fn a_failing_undo_does_not_hide_the_first_error(world: &World) {
+    world.layer("base", "", |root| write(&root.join("a"), "a"));
+    let before = entries(world);
+    let log = logged(|| {
+        plywood::fail::arm("c.before_commit=error:28,r.mid_delete=error:5");
+        let failed = world.snapshotter.prepare("key", Some("base"), Labels::new(), &());
+        plywood::fail::arm("");
+        assert_eq!(kind(failed), Some(ErrorKind::NoSpace));
+    });
+    let left: Vec<_> = entries(world).into_iter().filter(|name| !before.contains(name)).collect();
+    // Deleting a subvolume is one step, which has no middle.
+    if world.backend() == BackendName::Btrfs {
+        assert_eq!(left, Vec::<PathBuf>::new());
+        return;
+    }
+    assert_eq!(left.len(), 1, "{left:?}");
+    let name = left[0].to_str().expect("text");
+    assert!(name.starts_with("rm-") && log.contains(name) && log.contains("WARN"), "{name}: {log}");
+    let report = world.snapshotter.cleanup().unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(report.deleted, 1);
+}
+
+/// S18 S30: trouble with the directory of a removed snapshot is told in the log, and not to the caller.
+pub fn a_removal_that_cannot_delete_succeeds_and_is_logged(world: &World) {
+    world.layer("base", "", |root| write(&root.join("a"), "a"));
+    world.prepare("key", "base");
+    let log = logged(|| {
+        plywood::fail::arm("r.after_rename=error:5");
+        world.remove("key");
+        plywood::fail::arm("");
+    });
+    assert!(log.contains("until the next cleanup"), "{log}");
+    assert_eq!(kind(world.snapshotter.stat("key")), Some(ErrorKind::NotFound));
+    let report = world.snapshotter.cleanup().unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(report.deleted, 1);
 }

@@ -2,7 +2,8 @@
 //!
 //! Each behaviour is a function of [`suite`] or [`wishes`] that takes a [`World`]; the macro below makes one test of
 //! it for each backend. The tests mount for real, so they need root, and for btrfs a loop device. Without them they
-//! fail, unless `PLYWOOD_SKIP_MOUNTED=1` says to leave them out.
+//! fail, unless `PLYWOOD_SKIP_MOUNTED=1` says to leave them out. The last test runs those of all backends but btrfs once
+//! more without privilege, as root of a user namespace.
 
 mod lifecycle;
 mod suite;
@@ -58,5 +59,40 @@ for_each_backend! {
         odd_keys_never_become_paths usage_counts_own_resources_only a_failed_create_leaves_nothing
         cleanup_deletes_what_no_row_names id_mappings_give_the_root_to_the_mapped_owner a_view_without_parent_is_empty
         rebase_gives_a_parent_where_the_backend_can a_store_of_another_backend_is_refused realms_do_not_see_each_other
-        a_mounted_snapshot_is_not_removed;
+        a_mounted_snapshot_is_not_removed a_failing_undo_does_not_hide_the_first_error
+        a_removal_that_cannot_delete_succeeds_and_is_logged;
+}
+
+/// Set for this program where it runs in a user namespace.
+const AGAIN: &str = "PLYWOOD_CONTRACT_AGAIN";
+
+/// The ids that the user namespace has: none of them is anybody on the machine.
+const FIRST_ID: u32 = 1_000_000;
+
+#[test]
+fn all_of_it_holds_without_privilege_in_a_user_namespace() {
+    if std::env::var_os(AGAIN).is_some() || !plywood_fuse::testing::suite::may_mount() {
+        return;
+    }
+    let temp = plywood_fuse::testing::TempDir::new();
+    let program = temp.path().join("contract");
+    std::fs::copy(std::env::current_exe().expect("a running program has a path"), &program).expect("copy");
+    let server = temp.path().join("plywood-fuse");
+    std::fs::copy(world::mount_program(), &server).expect("copy");
+    std::os::unix::fs::chown(temp.path(), Some(FIRST_ID), Some(FIRST_ID)).expect("chown");
+    // The device is open to all on ordinary systems, and here in a mount namespace of its own.
+    let script = "set -e; mknod -m 666 \"$0/fuse\" c 10 229; mount --bind \"$0/fuse\" /dev/fuse; \
+        echo \"root:$1:65536\" > \"$0/ids\"; mount --bind \"$0/ids\" /etc/subuid; mount --bind \"$0/ids\" /etc/subgid; \
+        exec unshare --user --map-users=\"$1,0,65536\" --map-groups=\"$1,0,65536\" --setuid 0 --setgid 0 --mount \
+        \"$0/contract\" fuse:: overlay:: native:: --test-threads=2";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script]);
+    command.arg(temp.path()).arg(FIRST_ID.to_string()).current_dir(temp.path());
+    command.env(AGAIN, "1").env("TMPDIR", temp.path()).env(world::PROGRAM, &server);
+    let done = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let told = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{told}{}", String::from_utf8_lossy(&done.stderr));
+    let passed =
+        told.lines().find_map(|line| line.strip_prefix("test result: ok. ")?.split(' ').next()?.parse().ok());
+    assert!(passed.is_some_and(|n: u32| n > 120), "{told}");
 }

@@ -30,7 +30,11 @@ fn survives(world: &World, make: impl Fn(&Path)) {
 pub fn sockets_and_fifos_survive_layers(world: &World) {
     survives(world, |root| {
         let dir = sys::open::open_root(root).expect("root");
-        for (name, kind) in [("fifo", libc::S_IFIFO), ("device", libc::S_IFCHR)] {
+        // In a user namespace nobody makes devices.
+        let kinds = [("fifo", libc::S_IFIFO), ("device", libc::S_IFCHR)];
+        for (name, kind) in
+            kinds.into_iter().take(if plywood::sys::userns::in_initial_userns() { 2 } else { 1 })
+        {
             let device = plywood_fuse::types::Device { major: 1, minor: 3 };
             sys::node::mknod(dir.as_fd(), name.as_bytes(), kind | 0o640, device)
                 .unwrap_or_else(|e| panic!("{e}"));
