@@ -2,87 +2,36 @@
 
 mod privileges;
 
-use plywood::exec::{ExecRequest, FAILED, run};
-use plywood::sys::userns;
-use privileges::{Who, again};
-use std::ffi::OsString;
+use privileges::{Who, again_with};
 
 /// As many tests as there are in `anyone`.
 const TESTS: usize = 20;
 
-/// Variables for [`program_that_runs_a_command`]: the snapshot's mount, as words, and the command for a shell.
-const MOUNT: &str = "PLYWOOD_TEST_MOUNT";
-const COMMAND: &str = "PLYWOOD_TEST_COMMAND";
-const SCRATCH: &str = "PLYWOOD_TEST_SCRATCH";
-
-/// What [`program_that_reenters`] does inside; unset otherwise.
-const INSIDE: &str = "PLYWOOD_TEST_INSIDE";
+/// Programs with one thread, so that signals for them reach the code that waits for them.
+const EXAMPLES: &[&str] = &["exec", "as_root"];
 
 #[test]
 fn root_runs_commands() {
-    again(Who::Root, TESTS);
+    again_with(Who::Root, TESTS, EXAMPLES);
 }
 
 #[test]
 fn root_of_a_user_namespace_runs_commands() {
-    again(Who::NamespaceRoot, TESTS);
+    again_with(Who::NamespaceRoot, TESTS, EXAMPLES);
 }
 
 #[test]
 fn a_plain_user_runs_commands() {
-    again(Who::PlainUser, TESTS);
+    again_with(Who::PlainUser, TESTS, EXAMPLES);
 }
 
 #[test]
 fn a_plain_user_with_subordinate_ids_runs_commands() {
-    again(Who::UserWithIds, TESTS);
-}
-
-/// Not a test but a program with one thread, for tests that start it: runs a command and ends with its exit code.
-#[test]
-fn program_that_runs_a_command() {
-    let (Ok(mount), Ok(command), Some(scratch)) =
-        (std::env::var(MOUNT), std::env::var(COMMAND), std::env::var_os(SCRATCH))
-    else {
-        return;
-    };
-    let mut words = mount.splitn(3, ' ');
-    let mut word = || words.next().expect("three words");
-    let mount = privileges::mount(word(), word(), word());
-    let request = ExecRequest::new(vec![mount], privileges::words(&["sh", "-c", &command]));
-    let mut settings = plywood::mounting::MountSettings::new(scratch.as_ref());
-    settings.fuse_program = Some(privileges::server_program());
-    let code = run(&request, &settings).map_or_else(
-        |error| {
-            eprintln!("{error}");
-            FAILED
-        },
-        |outcome| outcome.code(),
-    );
-    std::process::exit(code);
-}
-
-/// Not a test but a program with one thread: goes on in a user namespace, runs a shell there, and ends with its code.
-#[test]
-fn program_that_reenters() {
-    let Ok(command) = std::env::var(INSIDE) else { return };
-    let code = if userns::should_reenter() {
-        let args: Vec<OsString> = std::env::args_os().collect();
-        userns::reenter(args).unwrap_or_else(|error| {
-            eprintln!("{error}");
-            FAILED
-        })
-    } else {
-        use std::os::unix::process::CommandExt;
-        let error = std::process::Command::new("sh").args(["-c", &command]).exec();
-        panic!("{error}");
-    };
-    std::process::exit(code);
+    again_with(Who::UserWithIds, TESTS, EXAMPLES);
 }
 
 mod anyone {
     use super::privileges::*;
-    use super::{COMMAND, INSIDE, MOUNT, SCRATCH};
     use plywood::error::ErrorKind;
     use plywood::exec::{ExecRequest, Outcome, run};
     use plywood::types::Mount;
@@ -166,12 +115,10 @@ mod anyone {
 
         /// The same in a process of its own.
         fn program(&self, script: &str) -> Command {
-            let mut command = this_program("program_that_runs_a_command");
-            let mount = self.mount();
-            command
-                .env(MOUNT, format!("{} {} {}", mount.kind, mount.source, mount.options.join(",")))
-                .env(COMMAND, script)
-                .env(SCRATCH, self.stage.path("mnt"));
+            let mut command = Command::new(example("exec"));
+            command.env("PLYWOOD_FUSE_PROGRAM", server_program());
+            command.arg(self.stage.path("mnt")).args([self.kind, "overlay", &self.options]);
+            command.args(["sh", "-c", script]);
             command
         }
 
@@ -420,38 +367,44 @@ mod anyone {
         assert_eq!(snapshot.sh("test -e /file"), Outcome::Exit(0));
     }
 
+    /// A line for a shell at a new terminal.
+    fn at_a_terminal(line: &str) -> Option<Child> {
+        if !has_program("script") {
+            cannot_run("script is missing: install package bsdutils");
+            return None;
+        }
+        let mut script = Command::new("script");
+        script.args(["-q", "-e", "-c", line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Some(script.env("PLYWOOD_FUSE_PROGRAM", server_program()).spawn().expect("start script"))
+    }
+
+    /// The words of a command for a shell.
+    fn quoted(command: &Command) -> String {
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words: Vec<String> =
+            words.map(|word| format!("'{}'", word.to_string_lossy().replace('\'', "'\\''"))).collect();
+        words.join(" ")
+    }
+
     #[test]
     fn the_keys_of_a_terminal_reach_the_command() {
         let Some(snapshot) = Snapshot::new() else { return };
-        if !has_program("script") {
-            return cannot_run("script is missing: install package bsdutils");
-        }
         let program = snapshot.program(
             "trap 'echo got >/got; exit 9' INT; tty; test -t 0 && echo ready; while :; do sleep 0.05; done",
         );
-        let words: Vec<String> = std::iter::once(program.get_program())
-            .chain(program.get_args())
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect();
-        let mut script = Command::new("script");
-        script.args(["-q", "-e", "-c", &words.join(" "), "/dev/null"]);
-        script.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let Some(mut child) = at_a_terminal(&quoted(&program)) else { return };
         let mut said = Vec::new();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        assert!(
-            lines.any(|line| {
-                said.push(line.clone());
-                line.contains("ready")
-            }),
-            "{said:?}"
-        );
+        let ready = lines.any(|line| {
+            said.push(line.clone());
+            line.contains("ready")
+        });
+        assert!(ready, "{said:?}");
         let shown = said.iter().any(|line| line.trim() == "/dev/console");
         assert!(shown, "the terminal has a name inside: {said:?}");
         child.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
         let rest: Vec<String> = lines.collect();
-        let code = child.wait().unwrap().code();
-        assert_eq!(code, Some(9), "{rest:?}");
+        assert_eq!(child.wait().unwrap().code(), Some(9), "{rest:?}");
         assert!(snapshot.upper().join("got").exists());
         snapshot.check_nothing_is_left();
     }
@@ -459,20 +412,10 @@ mod anyone {
     #[test]
     fn a_shell_at_a_terminal_has_job_control_and_gives_the_terminal_back() {
         let Some(snapshot) = Snapshot::new() else { return };
-        if !has_program("script") {
-            return cannot_run("script is missing: install package bsdutils");
-        }
         let program = snapshot.program("exec sh -i");
-        let words: Vec<String> = std::iter::once(program.get_program())
-            .chain(program.get_args())
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect();
-        // Whoever reads from the terminal in the background is stopped: the second part hangs if it is not given back.
-        let line = format!("{} ; code=$?; head -n 1 >/dev/null; echo back $code", words.join(" "));
-        let mut script = Command::new("script");
-        script.args(["-q", "-e", "-c", &line, "/dev/null"]);
-        script.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // Whoever reads from the terminal in the background is stopped: the rest hangs if it is not given back.
+        let line = format!("{} ; code=$?; head -n 1 >/dev/null; echo back $code", quoted(&program));
+        let Some(mut child) = at_a_terminal(&line) else { return };
         let mut input = child.stdin.take().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         input.write_all(b"sleep 100 &\nkill %1; wait; echo in''side $?\n").unwrap();
@@ -487,11 +430,11 @@ mod anyone {
         };
         until("inside ");
         input.write_all(b"exit 4\n").unwrap();
-        input.flush().unwrap();
         std::thread::sleep(Duration::from_millis(500));
         input.write_all(b"a line\n").unwrap();
         let said = until("back 4");
         assert!(!said.contains("can't access tty") && !said.contains("job control"), "{said}");
+        assert!(!said.contains("can't set tty"), "{said}");
         drop(input);
         child.wait().unwrap();
         snapshot.check_nothing_is_left();
@@ -552,7 +495,7 @@ mod anyone {
         std::os::unix::fs::symlink(&outside, root.join("dev")).unwrap();
         std::os::unix::fs::symlink("../../../../../../../../etc", root.join("etc")).unwrap();
         // Both lead nowhere, and are left out.
-        let out = snapshot.output("test -e /dev/null || echo no devices; ls -d /etc/. 2>/dev/null || echo no etc; test -e /proc/self && echo proc");
+        let out = snapshot.output("test -e /dev/null || echo no devices; test -e /etc/. || echo no etc; test -e /proc/self && echo proc");
         assert_eq!(out, "no devices\nno etc\nproc\n");
         assert_eq!(names(&outside), Vec::<String>::new());
     }
@@ -563,10 +506,12 @@ mod anyone {
             return;
         }
         let stage = Stage::new();
-        let run = |script: &str| {
-            let mut command = this_program("program_that_reenters");
-            command.env(INSIDE, script).stdin(Stdio::null()).output().expect("start")
+        let program = |script: &str| {
+            let mut command = Command::new(example("as_root"));
+            command.args(["sh", "-c", script]).stdin(Stdio::null());
+            command
         };
+        let run = |script: &str| program(script).output().expect("start");
         let file = stage.path("file");
         let output = run(&format!("id -u; touch {0}; exit 42", file.display()));
         let out = String::from_utf8_lossy(&output.stdout);
@@ -583,8 +528,8 @@ mod anyone {
         }
         // Signals are passed on, and the other one does not outlive us.
         let number = format!("33{}", std::process::id());
-        let mut command = this_program("program_that_reenters");
-        command.env(INSIDE, format!("exec sleep {number}")).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut command = program(&format!("exec sleep {number}"));
+        command.stdout(Stdio::null());
         let sleeps = || !processes_with(&format!("sleep\0{number}")).is_empty();
         let mut child = command.spawn().unwrap();
         assert!(wait_until(SOON, sleeps));

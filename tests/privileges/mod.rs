@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 /// Set for a test program that was started again; names who it is.
 const AGAIN: &str = "PLYWOOD_TEST_AGAIN";
 
+/// Where a test program that was started again finds others.
+const PROGRAMS: &str = "PLYWOOD_TEST_PROGRAMS";
+
 /// The user that root becomes: "nobody", who owns nothing on any system.
 const NOBODY: u32 = 65_534;
 
@@ -72,25 +75,39 @@ pub fn has_program(name: &str) -> bool {
     found.is_ok_and(|s| s.success())
 }
 
-/// The mount program: built once, beside the programs of this package.
+/// A program of this workspace: built once, and found beside the test programs.
+fn built(arguments: &[&str], place: &str) -> PathBuf {
+    let name = Path::new(place).file_name().expect("a name");
+    if let Some(dir) = std::env::var_os(PROGRAMS) {
+        return Path::new(&dir).join(name);
+    }
+    let done = Command::new(env!("CARGO")).args(["build", "--quiet"]).args(arguments).status();
+    assert!(done.expect("run cargo").success(), "{place} cannot be built");
+    // target/debug/deps/TEST
+    let own = std::env::current_exe().expect("our own path");
+    own.ancestors().nth(2).expect("a target directory").join(place)
+}
+
+/// The mount program.
 pub fn server_program() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let build = || {
-        if let Some(program) = std::env::var_os("PLYWOOD_TEST_PROGRAM") {
-            return PathBuf::from(program);
-        }
-        let built = Command::new(env!("CARGO")).args(["build", "--quiet", "-p", "plywood-fuse"]).status();
-        assert!(built.expect("run cargo").success(), "plywood-fuse cannot be built");
-        // target/debug/deps/TEST
-        let own = std::env::current_exe().expect("our own path");
-        own.ancestors().nth(2).expect("a target directory").join("plywood-fuse")
-    };
-    BUILT.get_or_init(build).clone()
+    BUILT.get_or_init(|| built(&["-p", "plywood-fuse"], "plywood-fuse")).clone()
+}
+
+/// A program from `examples`, which has one thread.
+pub fn example(name: &str) -> PathBuf {
+    built(&["-p", "plywood", "--example", name], &format!("examples/{name}"))
 }
 
 /// Runs the tests of the module `anyone` as somebody else; `least` of them have to run.
 #[track_caller]
 pub fn again(who: Who, least: usize) {
+    again_with(who, least, &[]);
+}
+
+/// The same for tests that use these examples.
+#[track_caller]
+pub fn again_with(who: Who, least: usize, examples: &[&str]) {
     if inside().is_some() {
         return;
     }
@@ -116,7 +133,10 @@ pub fn again(who: Who, least: usize) {
         to
     };
     let tests = place(&std::env::current_exe().expect("our own path"), "tests");
-    let served = place(&server_program(), "plywood-fuse");
+    place(&server_program(), "plywood-fuse");
+    for name in examples {
+        place(&example(name), name);
+    }
     place(Path::new(env!("CARGO_BIN_EXE_plywood")), "plywood");
     let home = stage.dir("home");
     fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).expect("chmod of the home");
@@ -149,7 +169,7 @@ pub fn again(who: Who, least: usize) {
     let output = command
         .args(["-ec", &script])
         .env(AGAIN, who.name())
-        .env("PLYWOOD_TEST_PROGRAM", &served)
+        .env(PROGRAMS, &bin)
         .env("TMPDIR", &home)
         .env("HOME", &home)
         .current_dir("/")
@@ -317,13 +337,6 @@ pub fn wait_until(patience: Duration, mut condition: impl FnMut() -> bool) -> bo
         std::thread::sleep(Duration::from_millis(5));
     }
     true
-}
-
-/// A command that calls one test of this program alone, in its main thread, and shows what it prints.
-pub fn this_program(test: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("our own path"));
-    command.args(["--exact", test, "--nocapture", "--test-threads=1", "-q"]);
-    command
 }
 
 /// Words of a command line.
