@@ -59,10 +59,12 @@ pub fn run(args: Args, settings: Settings, words: Vec<OsString>) -> Outcome {
     let standing = Standing::of(effective_uid(), userns::should_reenter());
     let session = Session { settings, format, standing, words };
     let touches = namespace::touches(&args.command);
-    if session.must_enter(touches, None)
-        && let Some(code) = session.enter()?
-    {
-        return Ok(code);
+    if session.must_enter(touches, None) {
+        // A new store gets the backend that works for this user, who mounts without a namespace.
+        Session::close(&session.open()?);
+        if let Some(code) = session.enter()? {
+            return Ok(code);
+        }
     }
     match args.command {
         Command::Prepare(args) => create::prepare(&session, args),
