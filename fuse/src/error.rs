@@ -80,6 +80,11 @@ impl Error {
         matches!(self.errno, libc::EPERM | libc::EACCES)
     }
 
+    /// True if the disk refuses an attribute: not permitted, or none of this namespace.
+    pub fn is_attribute_refused(&self) -> bool {
+        matches!(self.errno, libc::EPERM | libc::EACCES | libc::EOPNOTSUPP)
+    }
+
     /// True if the disk refuses an owner: not permitted, or an id that it cannot store.
     pub fn is_owner_refused(&self) -> bool {
         matches!(self.errno, libc::EPERM | libc::EINVAL | libc::EOPNOTSUPP)

@@ -426,6 +426,11 @@ impl OverrideName {
     /// All names, in the order in which a layer root is searched for them.
     pub const ALL: [Self; 3] = [Self::Security, Self::UserContainers, Self::UserFuseOverlayfs];
 
+    /// True if a layer with this attribute keeps others, too, that only root may write.
+    pub fn keeps_attributes(self) -> bool {
+        self != Self::Security
+    }
+
     /// The full name of the attribute.
     pub fn xattr(self) -> &'static CStr {
         match self {
@@ -437,7 +442,7 @@ impl OverrideName {
 }
 
 /// What stands before a full attribute name that is kept under another one.
-const ENCODED_PREFIX: &[u8] = b"user.containers.override_";
+pub(crate) const ENCODED_PREFIX: &[u8] = b"user.containers.override_";
 
 /// The longest attribute name in bytes, without the NUL: `XATTR_NAME_MAX` of `linux/limits.h`.
 const XATTR_NAME_MAX_BYTES: usize = 255;
@@ -455,10 +460,6 @@ pub fn encode_xattr_name(name: &CStr) -> Option<CString> {
 }
 
 /// The attribute name that [`encode_xattr_name`] made into `name`; `None` if it was not made so.
-pub fn decode_xattr_name(name: &CStr) -> Option<&CStr> {
-    let inner = name.to_bytes_with_nul().strip_prefix(ENCODED_PREFIX)?;
-    if !inner.contains(&b'.') {
-        return None;
-    }
-    CStr::from_bytes_with_nul(inner).ok()
+pub fn decode_xattr_name(name: &[u8]) -> Option<&[u8]> {
+    name.strip_prefix(ENCODED_PREFIX).filter(|inner| inner.contains(&b'.'))
 }

@@ -21,8 +21,24 @@
 //!   ([`overlay::links`]).
 //! * A file opened to write is copied up when it is first written, not when it is opened: the kernel does not
 //!   tell a server that answers opens once and for all. So ENOSPC and EROFS come with the write.
+//! * The links of a lower file are counted without the names that this mount removed; the kernel's overlayfs without
+//!   an index counts all that the disk has. A later mount does as the kernel: which names are hidden is not known
+//!   without listing the layer (`tests/regressions.rs`, "the links of a lower file are those that are left").
+//! * An attribute that the disk refuses, a file capability for instance, is not lost where owners are kept in
+//!   attributes: it is stored under another name and reads back ([`layer::refused`]). Nothing enforces it: a mount
+//!   without `suid`, as fusermount3 makes them, gives nobody what it says (`tests/view/xattrs.rs`, "attributes for
+//!   root only are kept").
+//! * A redirect that is no path makes its name EIO, where the kernel says EINVAL; such a name is listed by both
+//!   (`tests/mounted/bad_input.rs`, "a name that leads nowhere").
 //! * Whiteouts and files called `.wh.x` can be made inside, for overlays within; they come back as they were
 //!   made ([`layer::marks`]).
+//!
+//! # What is left when the process is killed
+//!
+//! The old tree or the new one; `tests/crash.rs` ends it before every change of the disk. Exceptions, each of them
+//! told there beside the operation: names of one lower file that were not linked to its copy yet stay apart, with
+//! equal content; a new file of another user than the server's may be there, empty, and belong to the server; a file
+//! whose data was being fetched, and a directory in which something was copied up, may have a new time.
 
 pub mod access;
 pub mod copy_up;

@@ -145,14 +145,14 @@ fn mounted(variant: &Variant) -> Box<dyn Subject> {
 
 #[test]
 fn a_mount_with_redirects_shows_the_tree_of_the_reference() {
-    if suite::may_mount() {
+    if suite::may_mount_fuse() {
         suite::random(&Variant::usual(), 12_000, &mounted);
     }
 }
 
 #[test]
 fn a_mount_that_renames_by_copies_shows_the_tree_of_the_reference() {
-    if suite::may_mount() {
+    if suite::may_mount_fuse() {
         let variant = Variant { renames: Renames::Copy, metacopy: Metacopy::Off, ..Variant::usual() };
         suite::random(&variant, 10_000, &mounted);
     }

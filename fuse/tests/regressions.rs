@@ -115,3 +115,52 @@ fn a_removed_name_that_looks_like_a_mark_hides_nothing_else() {
     let view = layers.open_with(settings).as_user(Identity::root());
     assert_eq!(view.read("d/other").unwrap(), b"kept");
 }
+
+#[test]
+fn the_links_of_a_lower_file_are_those_that_are_left_even_when_nobody_knew_it_meanwhile() {
+    let layers = Layers::new(1);
+    layers.file(0, "d/a", "one").dir(0, "e");
+    for other in ["d/b", "d/c", "e/d"] {
+        fs::hard_link(layers.lower(0, "d/a"), layers.lower(0, other)).unwrap();
+    }
+    let view = layers.root();
+    let links = |view: &View, path: &str| view.metadata(path).unwrap().nlink;
+    view.remove_file("d/b").unwrap();
+    assert_eq!(view.overlay().known_inodes(), 1, "the file is forgotten");
+    assert_eq!((links(&view, "d/a"), links(&view, "e/d")), (3, 3));
+    view.rename("d/c", "e/c", plywood_fuse::overlay::rename::Target::Replace).unwrap();
+    assert_eq!(["d/a", "e/c", "e/d"].map(|path| links(&view, path)), [3; 3], "all are one copy");
+    drop(view);
+    // A mount that comes later counts the names of the copy. Of a file that is only below it counts what is on the
+    // disk, names that an earlier mount removed with it: to know them is to list the layer.
+    let layers = Layers::new(1);
+    layers.file(0, "a", "one");
+    fs::hard_link(layers.lower(0, "a"), layers.lower(0, "b")).unwrap();
+    let view = layers.root();
+    view.remove_file("b").unwrap();
+    assert_eq!(links(&view, "a"), 1);
+    drop(view);
+    assert_eq!(links(&again(&layers), "a"), 2);
+}
+
+#[test]
+fn a_user_can_be_given_a_file_whose_group_no_map_has() {
+    use plywood_fuse::idmap::{IdMap, OVERFLOW_ID};
+    use std::os::unix::fs::MetadataExt;
+    let layers = Layers::new(1);
+    layers.file(0, "f", "one");
+    let me = fs::metadata(layers.lower(0, "f")).unwrap();
+    let map = |id: u32| IdMap::parse(format!("{id}:0:1").as_bytes()).unwrap();
+    let mut settings = plywood_fuse::overlay::Settings::default();
+    settings.ownership.uid_map = map(me.uid());
+    settings.ownership.gid_map = map(me.gid() + 1);
+    let view = layers.open_with(settings).as_user(Identity::root());
+    let owner = |path: &str| view.metadata(path).map(|attr| (attr.uid, attr.gid)).unwrap();
+    assert_eq!(owner("f"), (0, OVERFLOW_ID));
+    view.chown("f", Some(0), None).unwrap();
+    assert_eq!(owner("f"), (0, OVERFLOW_ID));
+    let copy = fs::metadata(layers.upper.join("f")).unwrap();
+    assert_eq!((copy.uid(), copy.gid()), (me.uid(), me.gid()), "the group is as it was");
+    let unknown = view.chown("f", Some(1), None).map_err(|e| e.errno());
+    assert_eq!(unknown, Err(libc::EINVAL), "no map has this user");
+}

@@ -21,8 +21,9 @@ use crate::idmap::Owner;
 use crate::inode::node::{At, LowerFile, MarkFiles, Node, UpperDir};
 use crate::layer::entry::{DirContext, Found, LayerEntry};
 use crate::layer::marks::{self, Mark, Origin};
+use crate::layer::refused::{self, Lossy};
 use crate::layer::source::{LayerPath, LayerSource};
-use crate::layer::upper::{Lossy, Upper};
+use crate::layer::upper::Upper;
 use crate::overlay::place::dir_part;
 use crate::overlay::{Counters, Metacopy, Overlay};
 use crate::sys::open::DirMode;
@@ -30,6 +31,7 @@ use crate::sys::stat::Stat;
 use crate::sys::xattr::SetMode;
 use crate::sys::{self, Place};
 use crate::types::{Ino, Kind, SetTime};
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -103,14 +105,7 @@ impl Overlay {
         let (layer, path, found) = self.lower_found(dir)?;
         let temp = upper.temp_name();
         sys::node::mkdir(upper.work(), &temp, 0o700)?;
-        let made = self.furnish(
-            dir,
-            upper,
-            &temp,
-            &found,
-            |attribute| layer.xattr(&path, b"", attribute),
-            || layer.xattr_names(&path, b""),
-        );
+        let made = self.furnish(dir, upper, &temp, &found, (layer, &path, b""));
         let made = made.and_then(|()| self.mark_origin(upper, &temp, &found, || layer.origin(&path, b"")));
         // The times of a directory survive its renaming.
         let made = made.and_then(|()| self.settle_times(Place::At(upper.work(), &temp), &found.stat));
@@ -172,7 +167,9 @@ impl Overlay {
         match made {
             Ok(fd) => {
                 Counters::add(&self.counters.copy_ups, 1);
-                if let (Some(fd), false, false) = (fd, is_metacopy, node.is_unlinked()) {
+                if let (Some(fd), false, false) = (fd, is_metacopy, node.is_unlinked())
+                    && !self.has_kept_capability(Place::Fd(fd.as_fd()))
+                {
                     self.keep_writer(node, fd);
                 }
             }
@@ -249,19 +246,16 @@ impl Overlay {
             }
             Kind::Dir => return Err(Error::from_errno(libc::EISDIR)),
         }
-        self.furnish(
-            node,
-            upper,
-            temp,
-            found,
-            |a| layer.xattr(path, &own_name, a),
-            || layer.xattr_names(path, &own_name),
-        )?;
+        self.furnish(node, upper, temp, found, (layer, path, &own_name))?;
         self.mark_origin(upper, temp, found, || layer.origin(path, &own_name))?;
         // Its content may be cut to nothing, now or later.
         self.mark_if_literal(upper, Place::At(work, temp), &own_name)?;
         if let Some(file) = &fd {
             self.settle_times(Place::Fd(file.as_fd()), &found.stat)?;
+            if want == Want::Nothing {
+                // It is changed by being empty, and who goes by times has to see that.
+                sys::stat::set_times(Place::Fd(file.as_fd()), None, Some(SetTime::Now))?;
+            }
             order_before_rename(upper, file.as_fd(), moved)?;
         } else {
             self.settle_times(Place::At(work, temp), &found.stat)?;
@@ -316,16 +310,14 @@ impl Overlay {
             upper.publish(temp, parent_fd.as_fd(), name)?;
             let _ = self.settle_times(Place::dir(&parent_fd), &times);
         }
+        self.hidden_links.forget((node.ino, place.real_ino));
         place.at = At::Upper;
         place.real_ino = stat.ino;
         if found.stat.nlink > 1 {
             place.extra_mut().copied_from = Some(found.stat.ino);
         }
         // They are names of the lower inode still; those that get linked are noted again.
-        let old_names = place.extra.as_mut().map(|extra| {
-            extra.hidden_links = 0;
-            std::mem::take(&mut extra.aliases)
-        });
+        let old_names = place.extra.as_mut().map(|extra| std::mem::take(&mut extra.aliases));
         if data.is_some() || place.data().is_some() {
             place.extra_mut().data = data.clone();
         }
@@ -351,10 +343,11 @@ impl Overlay {
             sys::stat::truncate(target.as_fd(), 0)?;
         } else {
             let source = self.lower(data.layer)?.open(&data.dir, &data.name)?;
+            let capability = sys::xattr::get_value(Place::Fd(target.as_fd()), c"security.capability")?;
             let copied = copy_data(upper, source.as_fd(), target.as_fd(), stat.size)?;
             Counters::add(&self.counters.copied_bytes, copied);
             // Writing took the capabilities away, if there were any.
-            if let Some(value) = sys::xattr::get_value(Place::Fd(source.as_fd()), c"security.capability")? {
+            if let Some(value) = capability {
                 let _ =
                     sys::xattr::set(Place::Fd(target.as_fd()), c"security.capability", &value, SetMode::Any);
             }
@@ -370,7 +363,9 @@ impl Overlay {
         }
         self.drop_descriptors(node);
         drop(place);
-        self.keep_writer(node, target);
+        if !self.has_kept_capability(Place::Fd(target.as_fd())) {
+            self.keep_writer(node, target);
+        }
         Ok(())
     }
 
@@ -427,8 +422,7 @@ impl Overlay {
         upper: &Upper,
         temp: &[u8],
         found: &Found,
-        value: impl Fn(&std::ffi::CStr) -> Result<Option<Vec<u8>>>,
-        names: impl FnOnce() -> Result<sys::xattr::Names>,
+        (layer, path, name): (&dyn LayerSource, &LayerPath, &[u8]),
     ) -> Result<()> {
         let place = Place::At(upper.work(), temp);
         let mut now = sys::stat::stat(place)?;
@@ -453,35 +447,37 @@ impl Overlay {
             }
             now = sys::stat::stat(place)?;
         }
-        let names = names()?;
-        let copy = |attribute: &[u8]| self.copy_attribute(place, attribute, &value);
-        for attribute in names.iter().filter(|n| is_copied(n)) {
-            copy(attribute)?;
+        let names = layer.xattr_names(path, name)?;
+        let copy = |attribute: &[u8]| {
+            let attribute = CString::new(attribute).unwrap_or_default();
+            let kept = refused::kept_name(layer.overrides(), &attribute);
+            let value =
+                refused::get_kept(kept.as_deref(), &attribute, |on_disk| layer.xattr(path, name, on_disk))?;
+            let Some(value) = value else { return Ok(()) };
+            match upper.set_attribute(place, &attribute, &value, SetMode::Any) {
+                // What this disk or this user cannot keep is left behind, as the kernel's overlayfs does.
+                Err(e) if e.is_denied() || e.is_unsupported() => Ok(()),
+                other => other,
+            }
+        };
+        let mut has_capability = false;
+        for on_disk in names.iter() {
+            let kept = refused::shown_name(layer.overrides(), on_disk);
+            if kept.is_some() || is_copied(on_disk) {
+                let attribute = kept.unwrap_or(on_disk);
+                has_capability |= attribute == b"security.capability";
+                copy(attribute)?;
+            }
         }
         if now.kind() == Kind::Symlink {
             return Ok(());
         }
         upper.settle(place, &now, owner, found.stat.mode & 0o7777, lossy)?;
         // A chown takes capabilities away, and it may have come after them.
-        if names.contains(b"security.capability") {
+        if has_capability {
             copy(b"security.capability")?;
         }
         Ok(())
-    }
-
-    fn copy_attribute(
-        &self,
-        place: Place<'_>,
-        attribute: &[u8],
-        value: &impl Fn(&std::ffi::CStr) -> Result<Option<Vec<u8>>>,
-    ) -> Result<()> {
-        let Ok(attribute) = std::ffi::CString::new(attribute) else { return Ok(()) };
-        let Some(bytes) = value(&attribute)? else { return Ok(()) };
-        match sys::xattr::set(place, &attribute, &bytes, SetMode::Any) {
-            // What this disk or this user cannot keep is left behind, as the kernel's overlayfs does.
-            Err(e) if e.is_denied() || e.is_unsupported() => Ok(()),
-            other => other,
-        }
     }
 
     fn settle_times(&self, place: Place<'_>, stat: &Stat) -> Result<()> {
@@ -547,7 +543,7 @@ fn is_copied(attribute: &[u8]) -> bool {
         None => {
             !attribute.starts_with(b"user.fuseoverlayfs.")
                 && !attribute.starts_with(b"security.fuseoverlayfs.")
-                && attribute != b"user.containers.override_stat"
+                && !attribute.starts_with(crate::idmap::ENCODED_PREFIX)
                 && attribute != b"security.selinux"
         }
     }

@@ -1,28 +1,25 @@
-//! Answers requests.
+//! Answers requests: what each of them asks of the overlay. Listings are in `listing`, data in `data`,
+//! the form of answers in `reply`.
 
-use super::convert;
 use super::counters::{Request as Kind_, Requests};
 use super::pool::Pool;
 use super::session::SessionSettings;
+use super::{convert, reply};
 use crate::error::{Error, Result};
 use crate::inode::node::Node;
 use crate::options::{OpenProtocol, XattrMode};
 use crate::overlay::Overlay;
 use crate::overlay::attr::Privileges;
 use crate::overlay::create::{Creator, New};
-use crate::overlay::readdir::{Entry, Taken};
 use crate::overlay::remove::Victim;
 use crate::overlay::rename::End;
-use crate::sys::copy::Sync;
-use crate::types::{Attr, Device, Ino, Kind, SetAttr, Time};
+use crate::types::{Attr, Ino, Kind, SetAttr};
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -31,40 +28,21 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-/// Copies above this size are made by the pool: at some hundred MB a second they take milliseconds.
-const LONG_COPY_BYTES: u64 = 1 << 20;
-
 /// The largest write the kernel is asked to send; its default limit is 256 pages.
 const MAX_WRITE_BYTES: u32 = 1 << 20;
 
 /// Requests of the kernel that nobody waits for (read-ahead, direct I/O) at one time.
 const MAX_BACKGROUND: u16 = 64;
 
-/// Positions of `.` and `..` in a listing; names follow from [`crate::overlay::listing::FIRST_POSITION`].
-const DOT: u64 = 1;
-const DOT_DOT: u64 = 2;
-
 /// An overlay behind the FUSE protocol.
 pub struct OverlayFs {
-    overlay: Arc<Overlay>,
-    requests: Arc<Requests>,
-    pool: Arc<Pool>,
-    settings: SessionSettings,
-    ttl: Duration,
+    pub(super) overlay: Arc<Overlay>,
+    pub(super) requests: Arc<Requests>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) settings: SessionSettings,
+    pub(super) ttl: Duration,
     /// There once the session is.
-    notifier: Arc<OnceLock<Notifier>>,
-}
-
-thread_local! {
-    /// The data of one read.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// One generation: numbers are never used again while the kernel knows them.
-const GENERATION: Generation = Generation(0);
-
-fn here() -> FileHandle {
-    FileHandle(0)
+    pub(super) notifier: Arc<OnceLock<Notifier>>,
 }
 
 impl OverlayFs {
@@ -91,7 +69,7 @@ impl OverlayFs {
         let _ = catch_unwind(AssertUnwindSafe(f));
     }
 
-    fn node(&self, number: INodeNo) -> Result<Arc<Node>> {
+    pub(super) fn node(&self, number: INodeNo) -> Result<Arc<Node>> {
         self.overlay.node(convert::ino(number))
     }
 
@@ -105,13 +83,13 @@ impl OverlayFs {
 
     fn reply_entry(&self, reply: ReplyEntry, result: Result<(Arc<Node>, Attr)>) {
         match result {
-            Ok((_, attr)) => reply.entry(&self.ttl, &convert::attr(&attr), GENERATION),
+            Ok((_, attr)) => reply.entry(&self.ttl, &convert::attr(&attr), reply::GENERATION),
             Err(e) => reply.error(convert::errno(&e)),
         }
     }
 
     fn reply_attr(&self, reply: ReplyAttr, result: Result<Attr>) {
-        reply_attr(self.ttl, reply, result);
+        reply::attr(self.ttl, reply, result);
     }
 
     fn make(
@@ -129,81 +107,6 @@ impl OverlayFs {
     fn remove(&self, parent: INodeNo, name: &OsStr, victim: Victim) -> Result<()> {
         self.overlay.remove(&self.node(parent)?, name.as_bytes(), victim)
     }
-
-    /// Runs `f` in the pool if it has to copy much first, else here.
-    fn maybe_long(&self, node: &Arc<Node>, f: impl FnOnce() + Send + 'static) {
-        if self.overlay.pending_copy_bytes(node) >= LONG_COPY_BYTES {
-            self.pool.run(f);
-        } else {
-            f();
-        }
-    }
-}
-
-/// Takes setuid and setgid bits from a file that is about to be written.
-///
-/// The kernel leaves that to us, and goes on to run the file with the bits that it remembers: it is told to forget
-/// them. No page is named, so it waits for nothing that could wait for this request.
-fn take_privileges(
-    overlay: &Overlay,
-    notifier: &OnceLock<Notifier>,
-    node: &Arc<Node>,
-    privileges: Privileges,
-) -> Result<()> {
-    if privileges == Privileges::Kill
-        && overlay.take_privileges(node)?
-        && let Some(notifier) = notifier.get()
-    {
-        let _ = notifier.inval_inode(INodeNo(node.ino.0), -1, 0);
-    }
-    Ok(())
-}
-
-fn reply_empty(reply: ReplyEmpty, result: Result<()>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(convert::errno(&e)),
-    }
-}
-
-fn reply_attr(ttl: Duration, reply: ReplyAttr, result: Result<Attr>) {
-    match result {
-        Ok(attr) => reply.attr(&ttl, &convert::attr(&attr)),
-        Err(e) => reply.error(convert::errno(&e)),
-    }
-}
-
-fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>>) {
-    match result {
-        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
-        Ok(value) if value.len() <= size as usize => reply.data(&value),
-        Ok(_) => reply.error(Errno::ERANGE),
-        Err(e) => reply.error(convert::errno(&e)),
-    }
-}
-
-/// The attributes of `.` and `..`: only number and kind are looked at.
-fn bare_dir(ino: Ino) -> FileAttr {
-    convert::attr(&Attr {
-        ino,
-        kind: Kind::Dir,
-        perm: 0o755,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        device: Device::default(),
-        size_bytes: 0,
-        blocks: 0,
-        block_size: 4096,
-        atime: Time::default(),
-        mtime: Time::default(),
-        ctime: Time::default(),
-        btime: None,
-    })
-}
-
-fn parent_ino(node: &Node) -> Ino {
-    node.place.read().parent.as_ref().map_or(Ino::ROOT, |p| p.ino)
 }
 
 impl Filesystem for OverlayFs {
@@ -240,7 +143,7 @@ impl Filesystem for OverlayFs {
             match self.node(parent).and_then(|dir| self.overlay.lookup(&dir, name.as_bytes())) {
                 // Number 0 is "there is none", which the kernel remembers too.
                 Err(e) if e.errno() == libc::ENOENT => {
-                    reply.entry(&self.ttl, &bare_dir(Ino(0)), GENERATION);
+                    reply.entry(&self.ttl, &reply::bare_dir(Ino(0)), reply::GENERATION);
                 }
                 result => self.reply_entry(reply, result),
             }
@@ -293,7 +196,7 @@ impl Filesystem for OverlayFs {
             let copies = size != Some(0);
             let work = {
                 let node = Arc::clone(&node);
-                move || reply_attr(ttl, reply, overlay.set_attributes(&node, &change, privileges))
+                move || reply::attr(ttl, reply, overlay.set_attributes(&node, &change, privileges))
             };
             if copies { self.maybe_long(&node, work) } else { work() }
         });
@@ -332,11 +235,11 @@ impl Filesystem for OverlayFs {
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.serve(Kind_::Unlink, || reply_empty(reply, self.remove(parent, name, Victim::NotDir)));
+        self.serve(Kind_::Unlink, || reply::empty(reply, self.remove(parent, name, Victim::NotDir)));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.serve(Kind_::Rmdir, || reply_empty(reply, self.remove(parent, name, Victim::Dir)));
+        self.serve(Kind_::Rmdir, || reply::empty(reply, self.remove(parent, name, Victim::Dir)));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
@@ -369,7 +272,7 @@ impl Filesystem for OverlayFs {
             let is_long = overlay.rename_copies(&from, &name);
             let work = move || {
                 let (from, to) = (End { dir: &from, name: &name }, End { dir: &to, name: &newname });
-                reply_empty(reply, overlay.rename(from, to, target));
+                reply::empty(reply, overlay.rename(from, to, target));
             };
             if is_long { self.pool.run(work) } else { work() }
         });
@@ -387,7 +290,7 @@ impl Filesystem for OverlayFs {
             let work = {
                 let node = Arc::clone(&node);
                 move || match overlay.link(&node, &dir, &newname) {
-                    Ok(attr) => reply.entry(&ttl, &convert::attr(&attr), GENERATION),
+                    Ok(attr) => reply.entry(&ttl, &convert::attr(&attr), reply::GENERATION),
                     Err(e) => reply.error(convert::errno(&e)),
                 }
             };
@@ -408,7 +311,7 @@ impl Filesystem for OverlayFs {
             let work = {
                 let node = Arc::clone(&node);
                 move || match overlay.open_file(&node, flags.0) {
-                    Ok(()) => reply.opened(here(), FopenFlags::FOPEN_KEEP_CACHE),
+                    Ok(()) => reply.opened(reply::here(), FopenFlags::FOPEN_KEEP_CACHE),
                     Err(e) => reply.error(convert::errno(&e)),
                 }
             };
@@ -428,17 +331,7 @@ impl Filesystem for OverlayFs {
         reply: ReplyData,
     ) {
         self.serve(Kind_::Read, || {
-            BUFFER.with_borrow_mut(|buffer| {
-                let size = size as usize;
-                if buffer.len() < size {
-                    buffer.resize(size, 0);
-                }
-                let Some(data) = buffer.get_mut(..size) else { return reply.error(Errno::EIO) };
-                match self.node(ino).and_then(|node| self.overlay.read(&node, offset, data)) {
-                    Ok(length) => reply.data(data.get(..length).unwrap_or_default()),
-                    Err(e) => reply.error(convert::errno(&e)),
-                }
-            });
+            self.read_data(ino, offset, size, reply);
         });
     }
 
@@ -455,24 +348,9 @@ impl Filesystem for OverlayFs {
         reply: ReplyWrite,
     ) {
         self.serve(Kind_::Write, || {
-            let node = match self.node(ino) {
-                Ok(node) => node,
-                Err(e) => return reply.error(convert::errno(&e)),
-            };
             let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
             let privileges = if kill { Privileges::Kill } else { Privileges::Keep };
-            if self.overlay.pending_copy_bytes(&node) >= LONG_COPY_BYTES {
-                let (overlay, data) = (Arc::clone(&self.overlay), data.to_vec());
-                let notifier = Arc::clone(&self.notifier);
-                return self.pool.run(move || {
-                    let written = take_privileges(&overlay, &notifier, &node, privileges)
-                        .and_then(|()| overlay.write(&node, offset, &data, Privileges::Keep));
-                    reply_written(reply, written);
-                });
-            }
-            let written = take_privileges(&self.overlay, &self.notifier, &node, privileges)
-                .and_then(|()| self.overlay.write(&node, offset, data, Privileges::Keep));
-            reply_written(reply, written);
+            self.write_data(ino, offset, data, privileges, reply);
         });
     }
 
@@ -505,7 +383,7 @@ impl Filesystem for OverlayFs {
         self.serve(Kind_::Opendir, || match self.settings.open_protocol {
             OpenProtocol::Never => reply.error(Errno::ENOSYS),
             OpenProtocol::Classic => {
-                reply.opened(here(), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
+                reply.opened(reply::here(), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
             }
         });
     }
@@ -521,28 +399,9 @@ impl Filesystem for OverlayFs {
         self.serve(Kind_::Releasedir, || reply.ok());
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         self.serve(Kind_::Readdir, || {
-            let filled = self.node(ino).and_then(|node| {
-                let dots = [(DOT, ".", node.ino), (DOT_DOT, "..", parent_ino(&node))];
-                for (position, name, ino) in dots {
-                    if offset < position && reply.add(INodeNo(ino.0), position, FileType::Directory, name) {
-                        return Ok(());
-                    }
-                }
-                self.overlay.read_dir(&node, offset.max(DOT_DOT), &mut |entry| {
-                    let kind = convert::file_type(entry.attr.kind);
-                    let name = OsStr::from_bytes(entry.name);
-                    match reply.add(INodeNo(entry.attr.ino.0), entry.position, kind, name) {
-                        true => Taken::Full,
-                        false => Taken::Seen,
-                    }
-                })
-            });
-            match filled {
-                Ok(()) => reply.ok(),
-                Err(e) => reply.error(convert::errno(&e)),
-            }
+            self.list(ino, offset, reply);
         });
     }
 
@@ -552,33 +411,10 @@ impl Filesystem for OverlayFs {
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
         self.serve(Kind_::Readdirplus, || {
-            let ttl = self.ttl;
-            let filled = self.node(ino).and_then(|node| {
-                let dots = [(DOT, ".", node.ino), (DOT_DOT, "..", parent_ino(&node))];
-                for (position, name, ino) in dots {
-                    let number = INodeNo(ino.0);
-                    if offset < position
-                        && reply.add(number, position, name, &ttl, &bare_dir(ino), GENERATION)
-                    {
-                        return Ok(());
-                    }
-                }
-                self.overlay.read_dir(&node, offset.max(DOT_DOT), &mut |entry: Entry<'_>| {
-                    let attr = convert::attr(&entry.attr);
-                    let name = OsStr::from_bytes(entry.name);
-                    match reply.add(attr.ino, entry.position, name, &ttl, &attr, GENERATION) {
-                        true => Taken::Full,
-                        false => Taken::Kept,
-                    }
-                })
-            });
-            match filled {
-                Ok(()) => reply.ok(),
-                Err(e) => reply.error(convert::errno(&e)),
-            }
+            self.list_with_attributes(ino, offset, reply);
         });
     }
 
@@ -614,7 +450,7 @@ impl Filesystem for OverlayFs {
             }
             let mode = convert::set_mode(flags);
             let done = self.node(ino).and_then(|n| self.overlay.set_xattr(&n, name.as_bytes(), value, mode));
-            reply_empty(reply, done);
+            reply::empty(reply, done);
         });
     }
 
@@ -624,7 +460,7 @@ impl Filesystem for OverlayFs {
                 return reply.error(Errno::ENOSYS);
             }
             let value = self.node(ino).and_then(|node| self.overlay.xattr(&node, name.as_bytes()));
-            reply_xattr(reply, size, value);
+            reply::xattr(reply, size, value);
         });
     }
 
@@ -637,7 +473,7 @@ impl Filesystem for OverlayFs {
             let joined = names.map(|names| {
                 names.iter().flat_map(|n| n.iter().copied().chain(std::iter::once(0))).collect::<Vec<u8>>()
             });
-            reply_xattr(reply, size, joined);
+            reply::xattr(reply, size, joined);
         });
     }
 
@@ -647,7 +483,7 @@ impl Filesystem for OverlayFs {
                 return reply.error(Errno::ENOSYS);
             }
             let done = self.node(ino).and_then(|node| self.overlay.remove_xattr(&node, name.as_bytes()));
-            reply_empty(reply, done);
+            reply::empty(reply, done);
         });
     }
 
@@ -671,7 +507,7 @@ impl Filesystem for OverlayFs {
                 // never told of the close.
                 Ok((_, attr)) => {
                     let flags = FopenFlags::FOPEN_KEEP_CACHE;
-                    reply.created(&self.ttl, &convert::attr(&attr), GENERATION, here(), flags);
+                    reply.created(&self.ttl, &convert::attr(&attr), reply::GENERATION, reply::here(), flags);
                 }
                 Err(e) => reply.error(convert::errno(&e)),
             }
@@ -729,7 +565,7 @@ impl Filesystem for OverlayFs {
             let overlay = Arc::clone(&self.overlay);
             let work = {
                 let node = Arc::clone(&node);
-                move || reply_empty(reply, overlay.allocate(&node, mode, offset, length, privileges))
+                move || reply::empty(reply, overlay.allocate(&node, mode, offset, length, privileges))
             };
             self.maybe_long(&node, work);
         });
@@ -766,45 +602,10 @@ impl Filesystem for OverlayFs {
         reply: ReplyWrite,
     ) {
         self.serve(Kind_::CopyFileRange, || {
-            let nodes = self.node(ino_in).and_then(|from| Ok((from, self.node(ino_out)?)));
-            let (from, to) = match nodes {
-                Ok(nodes) => nodes,
-                Err(e) => return reply.error(convert::errno(&e)),
-            };
             // The count of the answer has 32 bits.
             let length = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
-            let privileges = Self::privileges_of(req);
-            let (overlay, notifier) = (Arc::clone(&self.overlay), Arc::clone(&self.notifier));
-            self.pool.run(move || {
-                let copied = take_privileges(&overlay, &notifier, &to, privileges).and_then(|()| {
-                    overlay.copy_range(&from, offset_in, &to, offset_out, length, Privileges::Keep)
-                });
-                reply_written(reply, copied);
-            });
+            let (from, to) = ((ino_in, offset_in), (ino_out, offset_out));
+            self.copy_data(from, to, length, Self::privileges_of(req), reply);
         });
-    }
-}
-
-impl OverlayFs {
-    fn sync(&self, ino: INodeNo, datasync: bool, reply: ReplyEmpty) {
-        use crate::layer::upper::Durability;
-        if self.settings.durability == Durability::Volatile {
-            // Said once, the kernel does not ask again.
-            return reply.error(Errno::ENOSYS);
-        }
-        let node = match self.node(ino) {
-            Ok(node) => node,
-            Err(e) => return reply.error(convert::errno(&e)),
-        };
-        let overlay = Arc::clone(&self.overlay);
-        let what = if datasync { Sync::Data } else { Sync::All };
-        self.pool.run(move || reply_empty(reply, overlay.sync(&node, what)));
-    }
-}
-
-fn reply_written(reply: ReplyWrite, result: Result<usize>) {
-    match result {
-        Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
-        Err(e) => reply.error(convert::errno(&e)),
     }
 }

@@ -1,15 +1,18 @@
 //! The FUSE protocol: unpack, call [`Overlay`], reply. Decides nothing about files.
 //!
-//! [`convert`] turns words, [`counters`] counts requests, [`filesystem`] answers them, [`pool`] has threads for
-//! long work, [`session`] runs the conversation, [`mount`] makes and unmakes the mount, [`daemon`] is the life
-//! of the process.
+//! [`convert`] turns words, [`counters`] counts requests, [`filesystem`] answers them (with `listing`, `data` and
+//! `reply`), [`pool`] has threads for long work, [`session`] runs the conversation, [`mount`] makes and unmakes the
+//! mount, [`daemon`] is the life of the process.
 
 pub mod convert;
 pub mod counters;
 pub mod daemon;
+mod data;
 pub mod filesystem;
+mod listing;
 pub mod mount;
 pub mod pool;
+mod reply;
 pub mod session;
 
 use crate::error::Result;

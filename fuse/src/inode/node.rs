@@ -72,8 +72,6 @@ pub struct Extra {
     pub aliases: Vec<(Arc<Node>, Box<[u8]>)>,
     /// The data of a file that has only its attributes where it is.
     pub data: Option<LowerFile>,
-    /// How many of its names in a lower layer were removed.
-    pub hidden_links: u32,
     /// It was copied up by this mount from the lower inode of this real number, which has other names.
     pub copied_from: Option<u64>,
 }

@@ -15,6 +15,8 @@ const INODE_BITS: u32 = 64 - DEVICE_BITS;
 const INODE_MASK: u64 = (1 << INODE_BITS) - 1;
 /// The device number under which hashed numbers stand.
 const HASHED: u64 = (1 << DEVICE_BITS) - 1;
+/// No device has this number: the kernel's have 12 bits for the major and 20 for the minor part.
+const NO_DEVICE: u64 = u64::MAX;
 
 /// Gives numbers to real inodes.
 pub struct Numbers {
@@ -88,6 +90,11 @@ impl Numbers {
         };
         drop(devices);
         Some(self.number(device.dev, ino))
+    }
+
+    /// A number that no inode has, for a name that leads to none: the one with this hash in this directory.
+    pub fn of_nothing(&self, dir: Ino, name_hash: u64) -> Ino {
+        self.alternative(NO_DEVICE, mix(dir.0) ^ name_hash)
     }
 
     /// A number for a real inode whose own number is taken or does not fit.

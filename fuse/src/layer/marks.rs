@@ -197,7 +197,7 @@ pub fn parse_redirect(value: &[u8]) -> Option<Redirect> {
 const RESERVED: [&[u8]; 4] = [
     b"user.fuseoverlayfs.",
     b"security.fuseoverlayfs.",
-    b"user.containers.override_stat",
+    crate::idmap::ENCODED_PREFIX,
     b"user.overlay.plywood.",
 ];
 
@@ -378,6 +378,7 @@ mod tests {
                 b"user.overlay.plywood.literal",
                 b"user.fuseoverlayfs.opaque",
                 b"user.containers.override_stat",
+                b"user.containers.override_security.capability",
                 b"user.mine",
                 b"security.capability",
             ] {

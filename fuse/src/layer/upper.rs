@@ -7,7 +7,7 @@
 //! Nothing in here knows of nodes or of the layers below: callers say which directory, which name.
 
 use crate::error::{Error, Result};
-use crate::idmap::{OverrideKind, OverrideName, Owner, StatOverride};
+use crate::idmap::OverrideName;
 use crate::layer::ancestry::Ancestry;
 use crate::layer::entry::DirContext;
 use crate::layer::marks::{self, Mark, Namespace};
@@ -16,7 +16,6 @@ use crate::layer::read::{self, FdCache};
 use crate::sys::dir::RawName;
 use crate::sys::node::RenameMode;
 use crate::sys::open::DirMode;
-use crate::sys::stat::Stat;
 use crate::sys::xattr::SetMode;
 use crate::sys::{self, Place};
 use crate::types::{Device, Ino, Kind};
@@ -62,15 +61,15 @@ pub struct UpperOptions {
 
 /// The upper layer.
 pub struct Upper {
-    root: OwnedFd,
+    pub(super) root: OwnedFd,
     work: OwnedFd,
     /// Held to keep other mounts off the work directory; `None` if one was there first.
     _lock: Option<OwnedFd>,
     abilities: Abilities,
     durability: Durability,
-    policy: OverridePolicy,
+    pub(super) policy: OverridePolicy,
     /// The attribute in use, as an index into [`OverrideName::ALL`], or [`NO_OVERRIDE`].
-    overrides: AtomicU8,
+    pub(super) overrides: AtomicU8,
     uuid: Option<[u8; 16]>,
     device: u64,
     next_temp: AtomicU64,
@@ -83,7 +82,7 @@ pub struct Upper {
     warning: Option<String>,
 }
 
-const NO_OVERRIDE: u8 = u8::MAX;
+pub(super) const NO_OVERRIDE: u8 = u8::MAX;
 
 /// How long a mount waits for another one to let go of the work directory, in steps of 20 ms: a server that
 /// was just unmounted needs a moment to end.
@@ -186,42 +185,6 @@ impl Upper {
         self.uuid
     }
 
-    /// The attribute that overrides owners and modes, if one is in use.
-    pub fn overrides(&self) -> Option<OverrideName> {
-        OverrideName::ALL.get(usize::from(self.overrides.load(Ordering::Relaxed))).copied()
-    }
-
-    /// True if owners are kept in an attribute even where the disk would take them.
-    pub fn forces_overrides(&self) -> bool {
-        matches!(self.policy, OverridePolicy::Always(_))
-    }
-
-    /// True if this process could no longer serve a file with this mode: not read its data and marks, or not work
-    /// in the directory. Such a mode is better kept in an attribute. Root of a namespace is not bound by modes.
-    pub fn locks_out(&self, kind: Kind, perm: u32) -> bool {
-        let needed = match kind {
-            Kind::Dir => 0o700,
-            Kind::File => 0o400,
-            _ => 0,
-        };
-        self.policy == OverridePolicy::WhenRefused
-            && perm & needed != needed
-            && sys::process::effective_uid() != 0
-    }
-
-    fn turn_overrides_on(&self, name: OverrideName) -> Result<()> {
-        let place = Place::dir(&self.root);
-        if sys::xattr::get_value(place, name.xattr())?.is_none() {
-            let stat = sys::stat::stat(place)?;
-            let over = override_of(&stat);
-            sys::xattr::set(place, name.xattr(), &over.format(), SetMode::Any)
-                .map_err(|e| e.during("keep owners in an attribute", name.xattr().to_string_lossy()))?;
-        }
-        let index = OverrideName::ALL.iter().position(|n| *n == name).unwrap_or(0);
-        self.overrides.store(u8::try_from(index).unwrap_or(NO_OVERRIDE), Ordering::Relaxed);
-        Ok(())
-    }
-
     // Marks ------------------------------------------------------------------------------------------------
 
     /// True if marks can be written at all.
@@ -240,16 +203,7 @@ impl Upper {
     /// EOPNOTSUPP if the disk takes none; else those of the disk.
     pub fn set_mark(&self, place: Place<'_>, mark: Mark, value: &[u8]) -> Result<()> {
         let namespace = self.abilities.namespace.ok_or(Error::from_errno(libc::EOPNOTSUPP))?;
-        let set = || sys::xattr::set(place, namespace.attribute(mark), value, SetMode::Any);
-        match set() {
-            Err(e) if e.is_denied() => {
-                let Some(perm) = let_owner_in(place)? else { return Err(e) };
-                let done = set();
-                sys::stat::chmod(place, perm)?;
-                done
-            }
-            other => other,
-        }
+        as_owner(place, || sys::xattr::set(place, namespace.attribute(mark), value, SetMode::Any))
     }
 
     /// Removes a mark; it may be missing.
@@ -258,17 +212,8 @@ impl Upper {
     /// Those of the disk.
     pub fn remove_mark(&self, place: Place<'_>, mark: Mark) -> Result<()> {
         let Some(namespace) = self.abilities.namespace else { return Ok(()) };
-        let remove = || match sys::xattr::remove(place, namespace.attribute(mark)) {
+        match as_owner(place, || sys::xattr::remove(place, namespace.attribute(mark))) {
             Err(e) if e.is_no_attribute() => Ok(()),
-            other => other,
-        };
-        match remove() {
-            Err(e) if e.is_denied() => {
-                let Some(perm) = let_owner_in(place)? else { return Err(e) };
-                let done = remove();
-                sys::stat::chmod(place, perm)?;
-                done
-            }
             other => other,
         }
     }
@@ -439,115 +384,6 @@ impl Upper {
         let _ = sys::node::rmdir(self.work(), temp);
     }
 
-    // Owners and modes -------------------------------------------------------------------------------------
-
-    /// Gives a new file its owner, its mode, and what else the disk may refuse.
-    ///
-    /// `stat` is what the file has now. With `lossy` an owner that the disk refuses is given up silently.
-    ///
-    /// # Errors
-    /// Those of the disk, if they cannot be kept in an attribute either.
-    pub fn settle(&self, place: Place<'_>, stat: &Stat, owner: Owner, perm: u32, lossy: Lossy) -> Result<()> {
-        if self.forces_overrides() {
-            return self.override_stat(place, stat, owner, perm);
-        }
-        if self.locks_out(stat.kind(), perm) && self.override_stat(place, stat, owner, perm).is_ok() {
-            return keep_accessible(place, stat, perm);
-        }
-        let same_owner = (stat.uid, stat.gid) == (owner.uid, owner.gid);
-        if !same_owner {
-            match sys::stat::chown(place, Some(owner.uid), Some(owner.gid)) {
-                Ok(()) => {}
-                Err(e) if e.is_owner_refused() => {
-                    if lossy == Lossy::No {
-                        self.override_stat(place, stat, owner, perm)?;
-                        return keep_accessible(place, stat, perm);
-                    }
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        // A chown takes the setuid and setgid bits away.
-        let is_special = perm & 0o6000 != 0 && !same_owner;
-        if stat.kind() != Kind::Symlink && (stat.mode & 0o7777 != perm || is_special) {
-            sys::stat::chmod(place, perm)?;
-        }
-        Ok(())
-    }
-
-    /// Keeps owner and mode in an attribute, and turns that on for the layer if it was not.
-    ///
-    /// # Errors
-    /// EPERM if options forbid it; else those of the disk.
-    pub fn override_stat(&self, place: Place<'_>, stat: &Stat, owner: Owner, perm: u32) -> Result<()> {
-        if self.policy == OverridePolicy::Never {
-            return Err(Error::from_errno(libc::EPERM));
-        }
-        let name = match self.overrides() {
-            Some(name) => name,
-            None => {
-                self.turn_overrides_on(OverrideName::UserContainers)?;
-                OverrideName::UserContainers
-            }
-        };
-        let over = StatOverride { uid: owner.uid, gid: owner.gid, mode: perm & 0o7777, kind: kind_of(stat) };
-        match sys::xattr::set(place, name.xattr(), &over.format(), SetMode::Any) {
-            // The mode on disk binds this process too. From now on the attribute says what users see, so it
-            // may give its owner all.
-            Err(e) if e.errno() == libc::EACCES => {
-                let mode = sys::stat::stat(place)?.mode;
-                let own = if Kind::from_mode(mode) == Kind::Dir { 0o700 } else { 0o600 };
-                sys::stat::chmod(place, mode & 0o7777 | own)?;
-                sys::xattr::set(place, name.xattr(), &over.format(), SetMode::Any)
-            }
-            other => other,
-        }
-    }
-
-    /// Puts a regular file in the place of one that cannot carry attributes, to stand for it.
-    ///
-    /// # Errors
-    /// Those of the disk; then the old one is still there.
-    pub fn replace_by_stand_in(
-        &self,
-        dir: BorrowedFd<'_>,
-        name: &[u8],
-        stat: &Stat,
-        owner: Owner,
-        perm: u32,
-    ) -> Result<()> {
-        let target = match stat.kind() {
-            Kind::Symlink => sys::node::read_link(dir, name)?,
-            _ => Vec::new(),
-        };
-        let temp = self.temp_name();
-        self.make_stand_in(self.work(), &temp, stat, &target, owner, perm)?;
-        sys::node::rename(self.work(), &temp, dir, name, RenameMode::Replace)
-    }
-
-    /// Makes a regular file that stands for a symlink, device, fifo or socket.
-    ///
-    /// # Errors
-    /// Those of the disk; then nothing is left.
-    pub fn make_stand_in(
-        &self,
-        dir: BorrowedFd<'_>,
-        name: &[u8],
-        stat: &Stat,
-        content: &[u8],
-        owner: Owner,
-        perm: u32,
-    ) -> Result<()> {
-        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY;
-        let file = sys::open::open_at(dir, name, flags, 0o600)?;
-        let made = sys::copy::write_at(file.as_fd(), content, 0)
-            .and_then(|_| self.override_stat(Place::Fd(file.as_fd()), stat, owner, perm));
-        if made.is_err() {
-            let _ = sys::node::unlink(dir, name);
-        }
-        made
-    }
-
     /// Reads what matters of an upper directory for its entries.
     ///
     /// # Errors
@@ -557,13 +393,17 @@ impl Upper {
     }
 }
 
-/// Whether an owner may be given up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lossy {
-    /// It is kept, or the call fails.
-    No,
-    /// It is not shown anyway.
-    Yes,
+/// Changes an attribute of a file; one whose mode closes it to its owner, this process, is opened for a moment.
+pub(super) fn as_owner(place: Place<'_>, change: impl Fn() -> Result<()>) -> Result<()> {
+    match change() {
+        Err(e) if e.is_denied() => {
+            let Some(perm) = let_owner_in(place)? else { return Err(e) };
+            let done = change();
+            sys::stat::chmod(place, perm)?;
+            done
+        }
+        other => other,
+    }
 }
 
 /// Gives the owner of a file or directory the write bit for a moment; returns the mode to be given back, or
@@ -580,26 +420,6 @@ fn let_owner_in(place: Place<'_>) -> Result<Option<u32>> {
         _ => perm,
     };
     Ok((wanted != perm && sys::stat::chmod(place, wanted).is_ok()).then_some(perm))
-}
-
-/// Sets the mode on disk of a file whose mode is in an attribute: one that lets its owner, this process, in; and
-/// without setuid and setgid, which would make others run it as that owner.
-fn keep_accessible(place: Place<'_>, stat: &Stat, perm: u32) -> Result<()> {
-    let own = match stat.kind() {
-        Kind::Symlink => return Ok(()),
-        Kind::Dir => 0o700,
-        _ => 0o600,
-    };
-    sys::stat::chmod(place, perm & 0o777 | own)
-}
-
-fn kind_of(stat: &Stat) -> Option<OverrideKind> {
-    OverrideKind::from_stat(stat.mode, libc::makedev(stat.rdev.major, stat.rdev.minor))
-}
-
-/// The override that says what the inode says.
-pub fn override_of(stat: &Stat) -> StatOverride {
-    StatOverride { uid: stat.uid, gid: stat.gid, mode: stat.mode & 0o7777, kind: kind_of(stat) }
 }
 
 /// Fails if one of the two directories is the other, or inside of it: the work directory is emptied.

@@ -24,6 +24,8 @@ pub struct Source {
     pub layer: u16,
     /// It is a directory, and a layer below has a directory of that name too.
     pub merged: bool,
+    /// It is a directory.
+    pub is_dir: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -80,9 +82,10 @@ impl Merger {
 
     /// The names that are shown.
     pub fn finish(self) -> impl Iterator<Item = (Box<[u8]>, Source)> {
-        self.names
-            .into_iter()
-            .filter(|(_, seen)| seen.said != Name::Hidden)
-            .map(|(name, seen)| (name, Source { layer: seen.layer, merged: seen.merged }))
+        self.names.into_iter().filter(|(_, seen)| seen.said != Name::Hidden).map(
+            |(name, Seen { layer, merged, said, .. })| {
+                (name, Source { layer, merged, is_dir: said == Name::ShownDir })
+            },
+        )
     }
 }

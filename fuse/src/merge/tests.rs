@@ -155,7 +155,8 @@ fn listed(stack: &[Lists]) -> Option<Source> {
             matches!(next, Some(Lists::Dir | Lists::HiddenAndDir))
         }
     };
-    Some(Source { layer: layer as u16, merged })
+    let is_dir = matches!(stack[layer], Lists::Dir | Lists::HiddenAndDir);
+    Some(Source { layer: layer as u16, merged, is_dir })
 }
 
 #[test]

@@ -124,10 +124,13 @@ impl Overlay {
                 _ => 1,
             };
         }
-        match (&place.extra, place.at) {
-            (Some(extra), At::Lower(_)) if extra.unlinked => stat.nlink.saturating_sub(extra.hidden_links),
-            (Some(extra), At::Lower(_)) => stat.nlink.saturating_sub(extra.hidden_links).max(1),
-            _ => stat.nlink,
+        if place.at == At::Upper || (stat.nlink == 1 && !place.is_unlinked()) {
+            return stat.nlink;
+        }
+        match self.hidden_links.of((node.ino, place.real_ino)) {
+            // Not even this one is counted: there is none left.
+            0 if place.is_unlinked() => 0,
+            hidden => stat.nlink.saturating_sub(hidden).max(1),
         }
     }
 
@@ -167,6 +170,9 @@ impl Overlay {
         let upper = self.writable()?;
         let chowns = change.uid.is_some() || change.gid.is_some();
         let is_stand_in = node.kind != Kind::File && node.kind != Kind::Dir;
+        if chowns {
+            self.with_upper(node, |at| self.drop_kept_capability(at))?;
+        }
         if upper.overrides().is_some() && self.set_override(node, change)? {
             return self.follow_override(node, change);
         }
@@ -287,6 +293,7 @@ impl Overlay {
             self.mark_literal(self.writable()?, Place::Fd(std::os::fd::AsFd::as_fd(&*fd)))?;
         }
         self.kill_privileges(node, privileges)?;
+        self.with_upper(node, |at| self.drop_kept_capability(at))?;
         sys::stat::truncate(std::os::fd::AsFd::as_fd(&*fd), size)
     }
 

@@ -112,13 +112,28 @@ impl Overlay {
     fn children(&self, dir: &Arc<Node>) -> Result<Children> {
         let mut children = Children::new();
         let mut after = 0;
+        let mut failed = None;
         loop {
             let before = children.len();
-            self.read_dir(dir, after, &mut |entry| {
+            let read = self.read_dir(dir, after, &mut |entry| {
                 after = entry.position;
-                children.insert(entry.name.to_vec(), (entry.node, entry.attr));
+                match entry.found {
+                    Ok(found) => children.insert(entry.name.to_vec(), found),
+                    // Nobody can tell whether it differs.
+                    Err(broken) => {
+                        let name = entry.name.escape_ascii().to_string();
+                        failed = Some(broken.error.during("compare with the layers below", name));
+                        return Taken::Full;
+                    }
+                };
                 Taken::Kept
-            })?;
+            });
+            if let Err(e) = failed.take().map_or(read, Err) {
+                for (node, _) in children.into_values() {
+                    self.put(node);
+                }
+                return Err(e);
+            }
             if children.len() == before {
                 return Ok(children);
             }

@@ -15,7 +15,8 @@ use crate::inode::node::{At, DirState, Node};
 use crate::layer::entry::{DirContext, Found};
 use crate::layer::marks::{self, Mark};
 use crate::layer::probe::WhiteoutForm;
-use crate::layer::upper::{Lossy, Upper};
+use crate::layer::refused::Lossy;
+use crate::layer::upper::Upper;
 use crate::sys::node::RenameMode;
 use crate::sys::stat::Stat;
 use crate::sys::xattr::SetMode;
@@ -165,7 +166,9 @@ impl Overlay {
             self.mark_escapes(&mut state.upper, parent.as_fd())?;
         }
         let context = state.upper.as_ref().map_or(DirContext::default(), |u| u.context);
-        if obstacle == Obstacle::None {
+        // A name like a whiteout is one until the file is marked as meant literally.
+        let looks_like_mark = name.starts_with(marks::WHITEOUT_PREFIX) && new.kind() != Kind::Dir;
+        if obstacle == Obstacle::None && !looks_like_mark {
             let inherited = Inherited::ByDisk;
             return self.make_at(upper, parent.as_fd(), name, name, plan, context, inherited, dir);
         }
@@ -173,13 +176,15 @@ impl Overlay {
         let made = self.make_at(upper, upper.work(), &temp, name, plan, context, Inherited::ByUs, dir);
         let made = made.and_then(|made| {
             if new.kind() == Kind::Dir {
+                // Only over a whiteout: what that hid stays hidden.
                 let fd = sys::open::open_dir_at(upper.work(), &temp, sys::open::DirMode::Base)?;
                 upper.make_opaque(fd.as_fd())?;
             }
             self.publish_over(upper, &temp, new.kind(), parent.as_fd(), name, obstacle)?;
-            // The marks and the rename came after what was read of it.
+            // The marks and the rename came after what was read of it, and the marks may need room.
             let mut made = made;
-            made.found.stat.ctime = sys::stat::stat(Place::At(parent.as_fd(), name))?.ctime;
+            let now = sys::stat::stat(Place::At(parent.as_fd(), name))?;
+            (made.found.stat.ctime, made.found.stat.blocks) = (now.ctime, now.blocks);
             Ok(made)
         });
         if made.is_err() {
@@ -451,6 +456,8 @@ impl Overlay {
             if matches!(node.kind, Kind::Char) {
                 self.carry_escape(node, &mut state, parent.as_fd())?;
             }
+            // Before the name: without it nobody would ask the file where it comes from, so which inode it is.
+            self.mark_impure(upper, &mut state.upper, parent.as_fd())?;
             let mut place = node.place.write();
             // One that never had a name may get its first; the disk refuses one that lost its last.
             let is_unlinked = place.is_unlinked();
@@ -470,7 +477,6 @@ impl Overlay {
                 }
                 done
             })?;
-            self.mark_impure(upper, &mut state.upper, parent.as_fd())?;
             let has_it = |(d, n): &(Arc<Node>, Box<[u8]>)| Arc::ptr_eq(d, dir) && **n == *name;
             let mut old = None;
             if is_unlinked {

@@ -129,6 +129,7 @@ impl Overlay {
         }
         self.writable()?;
         self.copy_up(node, Want::Data)?;
+        self.with_upper(node, |at| self.drop_kept_capability(at))?;
         self.writer(node)
     }
 

@@ -3,7 +3,7 @@
 //! A listing is ordered by the hash of its names, and the hash is the position that a reader continues from.
 //! So a position stays good whatever is made or removed meanwhile, and whoever holds the directory open: no
 //! name that stays is skipped or given twice. The listing is kept up to date by every change and dropped when
-//! a reader has come to its end.
+//! a reader has come to its end, or when too many are kept ([`super::kept_listings`]).
 
 use super::Overlay;
 use super::place::dir_part;
@@ -36,6 +36,8 @@ pub struct Listed {
     pub name: Box<[u8]>,
     /// `None` if it has to be asked.
     pub only: Option<Only>,
+    /// Its layer lists it as a directory; what counts is what it says when it is asked.
+    pub is_dir: bool,
 }
 
 /// A name that one known layer decides.
@@ -48,6 +50,16 @@ pub enum Only {
 }
 
 impl Listing {
+    /// How many names there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Names from a position on.
     pub fn after(&self, position: u64) -> impl Iterator<Item = (u64, &Listed)> {
         self.entries.range(position.saturating_add(1)..).map(|(at, listed)| (*at, listed))
@@ -85,7 +97,7 @@ impl Overlay {
     /// Notes a name that was made in the upper layer.
     pub(crate) fn list_made(&self, state: &mut DirState, name: &[u8]) {
         if let Some(listing) = &mut state.listing {
-            let listed = Listed { name: name.into(), only: None };
+            let listed = Listed { name: name.into(), only: None, is_dir: false };
             listing.insert(self.name_hash(name), listed);
         }
     }
@@ -116,7 +128,7 @@ impl Overlay {
             } else {
                 Some(Only::Lower(source.layer - upper))
             };
-            entries.push((position_of(self.name_hash(&name)), Listed { name, only }));
+            entries.push((position_of(self.name_hash(&name)), Listed { name, only, is_dir: source.is_dir }));
         }
         entries.sort_unstable_by(|a, b| (a.0, &a.1.name).cmp(&(b.0, &b.1.name)));
         // Equal hashes get neighbouring positions.
@@ -161,10 +173,12 @@ impl Overlay {
                 if decide_mark_file(&mut merger, &name, is_mark)? {
                     continue;
                 }
-                match read::read_entry(base.as_fd(), upper.context, overrides, &name)? {
-                    LayerEntry::Absent => {}
-                    LayerEntry::Whiteout => merger.name(&name, Name::Hidden),
-                    LayerEntry::Found(found) => merger.name(&name, shown(found.kind())),
+                match read::read_entry(base.as_fd(), upper.context, overrides, &name) {
+                    Ok(LayerEntry::Absent) => {}
+                    Ok(LayerEntry::Whiteout) => merger.name(&name, Name::Hidden),
+                    Ok(LayerEntry::Found(found)) => merger.name(&name, shown(found.kind())),
+                    // A name all the same; who asks for it is told.
+                    Err(_) => merger.name(&name, Name::Shown),
                 }
             }
             merger.end_of_layer();
@@ -194,10 +208,11 @@ impl Overlay {
             if decide_mark_file(merger, &name, |name| layer.has_mark_file(&lower.path, name))? {
                 continue;
             }
-            match layer.entry(&lower.path, lower.context, &name)? {
-                LayerEntry::Absent => {}
-                LayerEntry::Whiteout => merger.name(&name, Name::Hidden),
-                LayerEntry::Found(found) => merger.name(&name, shown(found.kind())),
+            match layer.entry(&lower.path, lower.context, &name) {
+                Ok(LayerEntry::Absent) => {}
+                Ok(LayerEntry::Whiteout) => merger.name(&name, Name::Hidden),
+                Ok(LayerEntry::Found(found)) => merger.name(&name, shown(found.kind())),
+                Err(_) => merger.name(&name, Name::Shown),
             }
         }
         Ok(())
@@ -242,7 +257,7 @@ mod tests {
     use super::*;
 
     fn listed(name: &[u8]) -> Listed {
-        Listed { name: name.into(), only: None }
+        Listed { name: name.into(), only: None, is_dir: false }
     }
 
     #[test]

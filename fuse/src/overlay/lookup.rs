@@ -177,7 +177,8 @@ impl Overlay {
             LayerEntry::Found(found) => Some(*found),
             LayerEntry::Absent | LayerEntry::Whiteout => None,
         };
-        Ok((said, found, hidden))
+        let stop = hidden && !found.as_ref().is_some_and(leads_away);
+        Ok((said, found, stop))
     }
 
     /// Whether an upper directory may hold `.wh.` files: known for those that this mount made, looked up once
@@ -329,6 +330,7 @@ impl Overlay {
         if entry == LayerEntry::Absent {
             return Ok(None);
         }
+        last &= !matches!(&entry, LayerEntry::Found(found) if leads_away(found));
         let dir = Arc::clone(&lower.path);
         Ok(Some(Hit { entry, dir, name: name.into(), retarget: None, last }))
     }
@@ -539,7 +541,8 @@ impl Overlay {
     }
 }
 
-/// True for a directory that shows another path of the layers below, whatever hides those under its own.
+/// True for a directory, or a file whose data is below, that shows another path of the layers below, whatever hides
+/// those under its own: a file `.wh.NAME` beside it, too.
 ///
 /// # Source
 /// `ovl_check_redirect` of the kernel: an absolute redirect takes back the stop of an ancestor, not its own.

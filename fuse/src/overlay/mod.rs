@@ -13,8 +13,10 @@
 pub mod attr;
 pub mod changes;
 pub mod create;
+pub mod hidden_links;
 pub mod index;
 pub mod io;
+pub mod kept_listings;
 pub mod links;
 pub mod listing;
 pub mod lookup;
@@ -128,6 +130,8 @@ pub struct Overlay {
     /// Held while a name moves from one directory to another.
     pub(crate) rename_lock: Mutex<()>,
     pub(crate) censuses: Vec<links::CensusCell>,
+    pub(crate) kept_listings: kept_listings::KeptListings,
+    pub(crate) hidden_links: hidden_links::HiddenLinks,
     /// Where renamed directories lead, until one is renamed.
     pub(crate) moved: Mutex<Option<Arc<links::Redirects>>>,
     /// Keys of the hashes that order listings and find names.
@@ -211,6 +215,8 @@ impl Overlay {
         table.insert_root(Arc::clone(&root));
         Ok(Overlay {
             censuses: lowers.iter().map(|_| links::CensusCell::default()).collect(),
+            kept_listings: kept_listings::KeptListings::default(),
+            hidden_links: hidden_links::HiddenLinks::default(),
             numbers: Numbers::new(devices),
             lowers,
             upper,

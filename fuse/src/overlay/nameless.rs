@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::idmap::Owner;
 use crate::inode::node::{At, Extra, Node, Whereabouts};
 use crate::inode::table::Same;
-use crate::layer::upper::Lossy;
+use crate::layer::refused::Lossy;
 use crate::sys::xattr::SetMode;
 use crate::sys::{self, Place};
 use crate::types::{Attr, Kind};

@@ -1,7 +1,10 @@
 //! Listing a directory, with or without attributes.
+//!
+//! A name that cannot be looked up, since its data or what it was renamed from is missing, is listed all the
+//! same: it is there, and only who asks for more is told why there is none.
 
 use super::Overlay;
-use super::listing::Only;
+use super::listing::{Listed, Only};
 use super::lookup::Resolved;
 use super::place::dir_part;
 use crate::error::{Error, Result};
@@ -9,7 +12,7 @@ use crate::inode::node::{At, DirState, LowerDir, Node};
 use crate::layer::entry::{Found, LayerEntry};
 use crate::layer::read;
 use crate::layer::source::child_path;
-use crate::types::{Attr, Kind};
+use crate::types::{Attr, Ino, Kind};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -19,16 +22,24 @@ pub struct Entry<'a> {
     pub position: u64,
     /// The name.
     pub name: &'a [u8],
-    /// The inode; the outside knows it once more if the reader keeps it.
-    pub node: Arc<Node>,
-    /// Its attributes.
-    pub attr: Attr,
+    /// The inode, which the outside knows once more if the reader keeps it, and its attributes.
+    pub found: std::result::Result<(Arc<Node>, Attr), Broken>,
+}
+
+/// A name that cannot be looked up.
+pub struct Broken {
+    /// A number that no inode has.
+    pub ino: Ino,
+    /// A directory or a file, as its layer lists it.
+    pub kind: Kind,
+    /// Why.
+    pub error: Error,
 }
 
 /// What a reader does with an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Taken {
-    /// It was taken; the outside knows the inode now.
+    /// It was taken; the outside knows the inode now, if there is one.
     Kept,
     /// It was looked at only; the outside does not know the inode by it.
     Seen,
@@ -42,7 +53,10 @@ impl Overlay {
     /// `.` and `..` are not among them. An entry that vanishes meanwhile is left out.
     ///
     /// # Errors
-    /// ENOTDIR and those of the disk.
+    /// ENOTDIR and those of the disk, for the directory itself.
+    ///
+    /// # Source
+    /// `ovl_iterate` of the kernel does not look a name up, or goes on if that fails.
     pub fn read_dir(
         &self,
         dir: &Arc<Node>,
@@ -50,6 +64,7 @@ impl Overlay {
         each: &mut dyn FnMut(Entry<'_>) -> Taken,
     ) -> Result<()> {
         let part = dir_part(dir)?;
+        let mut new = None;
         loop {
             {
                 let state = part.state.read();
@@ -57,18 +72,23 @@ impl Overlay {
                     return Ok(());
                 }
                 if state.listing.is_some() {
-                    let ended = self.give_entries(dir, &state, after, each)?;
+                    let ended = self.give_entries(dir, &state, after, each);
                     drop(state);
                     if ended {
                         // The end was reached without an entry: nobody needs the names any more.
                         part.state.write().listing = None;
+                        self.forget_listing(dir);
+                    } else {
+                        self.note_listing(dir, new);
                     }
                     return Ok(());
                 }
             }
             let mut state = part.state.write();
             if state.listing.is_none() && !state.removed {
-                state.listing = Some(self.read_listing(dir, &state)?);
+                let listing = self.read_listing(dir, &state)?;
+                new = Some(listing.len());
+                state.listing = Some(listing);
             }
         }
     }
@@ -80,44 +100,48 @@ impl Overlay {
         state: &DirState,
         after: u64,
         each: &mut dyn FnMut(Entry<'_>) -> Taken,
-    ) -> Result<bool> {
-        let Some(listing) = &state.listing else { return Ok(true) };
+    ) -> bool {
+        let Some(listing) = &state.listing else { return true };
         let mut given = false;
-        let mut kept = false;
         for (position, listed) in listing.after(after) {
             given = true;
-            let resolved = match self.resolve_listed(dir, state, &listed.name, listed.only) {
-                Ok(resolved) => resolved,
+            let found = match self.node_of_listed(dir, state, listed) {
                 Err(e) if e.is_absent() => continue,
-                // What was kept must be answered, or nobody would ever forget it; the next call says why.
-                Err(_) if kept => return Ok(false),
-                Err(e) => return Err(e),
+                Err(error) => Err(self.broken(dir, listed, error)),
+                Ok(found) => Ok(found),
             };
-            let node = self.node_of(dir, &listed.name, &resolved);
-            let ino = node.ino;
-            let taken = match self.attr_of(&node, &resolved) {
-                Ok(attr) => each(Entry { position, name: &listed.name, node, attr }),
-                Err(e) => {
-                    self.forget_again(node);
-                    return if kept { Ok(false) } else { Err(e) };
-                }
-            };
-            match taken {
-                Taken::Kept => kept = true,
-                Taken::Seen => self.forget(ino, 1),
-                Taken::Full => {
-                    self.forget(ino, 1);
-                    return Ok(false);
-                }
+            let ino = found.as_ref().ok().map(|(node, _)| node.ino);
+            let taken = each(Entry { position, name: &listed.name, found });
+            if let (Taken::Seen | Taken::Full, Some(ino)) = (taken, ino) {
+                self.forget(ino, 1);
+            }
+            if taken == Taken::Full {
+                return false;
             }
         }
-        Ok(!given)
+        !given
     }
 
-    fn forget_again(&self, node: Arc<Node>) {
-        let ino = node.ino;
-        drop(node);
-        self.forget(ino, 1);
+    fn node_of_listed(
+        &self,
+        dir: &Arc<Node>,
+        state: &DirState,
+        listed: &Listed,
+    ) -> Result<(Arc<Node>, Attr)> {
+        let resolved = self.resolve_listed(dir, state, &listed.name, listed.only)?;
+        let node = self.node_of(dir, &listed.name, &resolved);
+        match self.attr_of(&node, &resolved) {
+            Ok(attr) => Ok((node, attr)),
+            Err(e) => {
+                self.put(node);
+                Err(e)
+            }
+        }
+    }
+
+    fn broken(&self, dir: &Node, listed: &Listed, error: Error) -> Broken {
+        let ino = self.numbers.of_nothing(dir.ino, self.name_hash(&listed.name));
+        Broken { ino, kind: if listed.is_dir { Kind::Dir } else { Kind::File }, error }
     }
 
     /// Resolves a name of which the listing knows where it is; then one layer is asked instead of all.
@@ -165,19 +189,19 @@ impl Overlay {
         }
     }
 
-    /// All names of a directory with their kinds, for programs; no inode is remembered.
+    /// All names of a directory with their attributes, for programs; no inode is remembered.
     ///
     /// # Errors
-    /// As [`Overlay::read_dir`].
-    pub fn names(&self, dir: &Arc<Node>) -> Result<Vec<(Vec<u8>, Attr)>> {
+    /// As [`Overlay::read_dir`]; of a name alone if that one cannot be looked up.
+    pub fn names(&self, dir: &Arc<Node>) -> Result<Vec<(Vec<u8>, Result<Attr>)>> {
         let mut names = Vec::new();
         let mut after = 0;
         loop {
             let before = names.len();
             self.read_dir(dir, after, &mut |entry| {
                 after = entry.position;
-                names.push((entry.name.to_vec(), entry.attr));
-                drop(entry.node);
+                let attr = entry.found.map(|(_, attr)| attr).map_err(|broken| broken.error);
+                names.push((entry.name.to_vec(), attr));
                 Taken::Seen
             })?;
             if names.len() == before {

@@ -112,9 +112,9 @@ impl Overlay {
         let mut place = node.place.write();
         let real_ino = place.real_ino;
         let is_main = place.parent.as_ref().is_some_and(|p| Arc::ptr_eq(p, dir)) && *place.name == *name;
+        let hidden = self.hidden_links.add((node.ino, real_ino), nlink);
         let extra = place.extra_mut();
-        extra.hidden_links += 1;
-        extra.unlinked |= extra.hidden_links >= nlink;
+        extra.unlinked |= hidden >= nlink;
         let mut old = Vec::new();
         let gone = extra.aliases.iter().position(|(d, n)| Arc::ptr_eq(d, dir) && **n == *name);
         old.extend(gone.map(|at| extra.aliases.swap_remove(at).0));

@@ -7,6 +7,7 @@
 
 use super::lookup::{Layers, Resolution, Resolved};
 use super::place::dir_part;
+use super::readdir::Taken;
 use super::{Counters, Overlay, Renames};
 use crate::copy_up::Want;
 use crate::error::{Error, Result};
@@ -222,11 +223,19 @@ impl Overlay {
                         let mut failed;
                         loop {
                             let before = children.len();
+                            let mut broken = None;
                             failed = self.read_dir(&dir, after, &mut |entry| {
                                 after = entry.position;
-                                children.push(entry.node);
-                                super::readdir::Taken::Kept
+                                match entry.found {
+                                    Ok((node, _)) => children.push(node),
+                                    Err(e) => {
+                                        broken = Some(e.error);
+                                        return Taken::Full;
+                                    }
+                                }
+                                Taken::Kept
                             });
+                            failed = broken.map_or(failed, Err);
                             if failed.is_err() || children.len() == before {
                                 break;
                             }
@@ -432,9 +441,9 @@ impl Overlay {
             }
         }
         let whiteout_files = upper.abilities().whiteout == WhiteoutForm::File;
-        // Such a file hides only what is below, so it may come first; but not if that is a part of the source.
-        let is_merged = source.dir.as_ref().is_some_and(|part| part.state.read().merged);
-        let whiteout_first = leaves_whiteout && whiteout_files && !is_merged;
+        // Such a file hides only what is below, so it may come first. If that is a part of the source, a redirect
+        // leads there by now, whatever hides the name.
+        let whiteout_first = leaves_whiteout && whiteout_files;
         if whiteout_first {
             upper.make_whiteout(from_fd.as_fd(), from.name)?;
         }

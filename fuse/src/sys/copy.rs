@@ -1,6 +1,6 @@
 //! Moving file data: reads, writes, clones, holes, and syncing.
 
-use super::{check, check_size};
+use super::{changing, check, check_size};
 use crate::error::{Error, Result};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -40,6 +40,7 @@ pub fn write_at(fd: BorrowedFd<'_>, data: &[u8], at: u64) -> Result<usize> {
     while done < data.len() {
         let rest = &data[done..];
         let position = offset(at + done as u64)?;
+        changing();
         // SAFETY: the kernel reads at most `rest.len()` bytes of `rest`.
         let value = unsafe { libc::pwrite(fd.as_raw_fd(), rest.as_ptr().cast(), rest.len(), position) };
         match check_size(value) {
@@ -57,6 +58,7 @@ pub fn write_at(fd: BorrowedFd<'_>, data: &[u8], at: u64) -> Result<usize> {
 /// # Errors
 /// EOPNOTSUPP, EXDEV, EINVAL where the file system cannot.
 pub fn clone_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    changing();
     // SAFETY: FICLONE takes a descriptor by value; no memory is passed.
     check(unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE as _, from.as_raw_fd()) }).map(drop)
 }
@@ -73,6 +75,7 @@ pub fn copy_range(
     length: usize,
 ) -> Result<usize> {
     let (mut source, mut target) = (offset(from_at)?, offset(to_at)?);
+    changing();
     // SAFETY: both offsets live for the length of the call.
     check_size(unsafe {
         libc::copy_file_range(from.as_raw_fd(), &raw mut source, to.as_raw_fd(), &raw mut target, length, 0)
@@ -94,6 +97,7 @@ pub fn seek(fd: BorrowedFd<'_>, at: i64, whence: i32) -> Result<u64> {
 /// # Errors
 /// EOPNOTSUPP where the file system does not have the mode.
 pub fn allocate(fd: BorrowedFd<'_>, mode: i32, at: u64, length: u64) -> Result<()> {
+    changing();
     // SAFETY: the descriptor is open; no memory is passed.
     check(unsafe { libc::fallocate(fd.as_raw_fd(), mode, offset(at)?, offset(length)?) }).map(drop)
 }

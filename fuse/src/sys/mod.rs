@@ -2,11 +2,12 @@
 //!
 //! The only module of this crate with `unsafe`. Descriptors come in as [`BorrowedFd`] and leave as
 //! [`std::os::fd::OwnedFd`]; names come in as bytes and are checked for NUL here. Nothing in here knows
-//! what a layer is.
+//! what a layer is. Whatever changes a file says so to [`changing`] first.
 //!
 //! Nothing needs `/proc`: attributes of files that cannot be opened are reached through `getxattrat(2)`
 //! where the kernel has it, and only then through the descriptor links of `/proc`, if they are there.
 
+pub mod changing;
 pub mod copy;
 pub mod dir;
 pub mod mount;
@@ -16,6 +17,7 @@ pub mod process;
 pub mod stat;
 pub mod xattr;
 
+use self::changing::changing;
 use crate::error::{Error, Result};
 use std::ffi::CStr;
 use std::mem::MaybeUninit;

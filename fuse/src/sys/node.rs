@@ -1,6 +1,6 @@
 //! Making, linking, renaming and removing names.
 
-use super::{Place, check, check_long, check_size, with_c_str};
+use super::{Place, changing, check, check_long, check_size, with_c_str};
 use crate::error::{Error, Result};
 use crate::types::Device;
 use std::ffi::CStr;
@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// # Errors
 /// As `mkdirat(2)`.
 pub fn mkdir(dir: BorrowedFd<'_>, name: &[u8], perm: u32) -> Result<()> {
+    changing();
     with_c_str(name, |name| {
         // SAFETY: `name` is a C string for the length of the call.
         check(unsafe { libc::mkdirat(dir.as_raw_fd(), name.as_ptr(), perm) }).map(drop)
@@ -22,6 +23,7 @@ pub fn mkdir(dir: BorrowedFd<'_>, name: &[u8], perm: u32) -> Result<()> {
 /// # Errors
 /// As `mknodat(2)`.
 pub fn mknod(dir: BorrowedFd<'_>, name: &[u8], mode: u32, device: Device) -> Result<()> {
+    changing();
     let device = libc::makedev(device.major, device.minor);
     with_c_str(name, |name| {
         // SAFETY: `name` is a C string for the length of the call.
@@ -34,6 +36,7 @@ pub fn mknod(dir: BorrowedFd<'_>, name: &[u8], mode: u32, device: Device) -> Res
 /// # Errors
 /// As `symlinkat(2)`.
 pub fn symlink(target: &[u8], dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    changing();
     with_c_str(target, |target| {
         with_c_str(name, |name| {
             // SAFETY: both are C strings for the length of the call.
@@ -72,6 +75,7 @@ pub fn read_link_fd(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
 /// As `linkat(2)`. For an open file without a name: ENOENT where the kernel does not allow it.
 pub fn link(place: Place<'_>, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     let link_at = |from: i32, old: &CStr, new: &CStr, flags: i32| {
+        changing();
         // SAFETY: both names are C strings for the length of the call.
         check(unsafe { libc::linkat(from, old.as_ptr(), dir.as_raw_fd(), new.as_ptr(), flags) }).map(drop)
     };
@@ -94,6 +98,7 @@ pub fn link(place: Place<'_>, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
 /// # Errors
 /// As `unlinkat(2)`.
 pub fn unlink(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    changing();
     with_c_str(name, |name| {
         // SAFETY: `name` is a C string for the length of the call.
         check(unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), 0) }).map(drop)
@@ -105,6 +110,7 @@ pub fn unlink(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
 /// # Errors
 /// As `unlinkat(2)`.
 pub fn rmdir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    changing();
     with_c_str(name, |name| {
         // SAFETY: `name` is a C string for the length of the call.
         check(unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), libc::AT_REMOVEDIR) }).map(drop)
@@ -141,6 +147,7 @@ pub fn rename(
         RenameMode::Exchange => libc::RENAME_EXCHANGE,
         RenameMode::Whiteout => libc::RENAME_WHITEOUT,
     };
+    changing();
     with_c_str(old, |old| {
         with_c_str(new, |new| {
             // SAFETY: both names are C strings for the length of the call.
@@ -231,6 +238,7 @@ pub fn get_flags(fd: BorrowedFd<'_>) -> Result<u32> {
 /// # Errors
 /// EPERM, EOPNOTSUPP, ENOTTY as `ioctl_iflags(2)` says.
 pub fn set_flags(fd: BorrowedFd<'_>, flags: u32) -> Result<()> {
+    changing();
     let flags = libc::c_long::from(flags);
     // SAFETY: the request reads one int, which a long holds.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FS_IOC_SETFLAGS as _, &raw const flags) }).map(drop)

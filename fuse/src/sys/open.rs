@@ -1,6 +1,6 @@
 //! Opening files and directories, never through a symlink and never outside of a given root.
 
-use super::{Place, check, check_long, with_c_str};
+use super::{Place, changing, check, check_long, with_c_str};
 use crate::error::{Error, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
@@ -36,6 +36,9 @@ fn owned(value: i32) -> Result<OwnedFd> {
 /// As `openat(2)`; ELOOP if the last component is a symlink.
 pub fn open_at(dir: BorrowedFd<'_>, name: &[u8], flags: i32, mode: u32) -> Result<OwnedFd> {
     let flags = flags | libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NOCTTY;
+    if flags & (libc::O_CREAT | libc::O_TRUNC) != 0 {
+        changing();
+    }
     // SAFETY: `name` is a C string for the length of the call; the descriptor is open.
     with_c_str(name, |name| {
         owned(unsafe { libc::openat(dir.as_raw_fd(), name.as_ptr(), flags, libc::c_uint::from(mode as u16)) })
@@ -131,6 +134,7 @@ pub fn open_place(place: Place<'_>, flags: i32) -> Result<OwnedFd> {
 /// EOPNOTSUPP where the file system has no O_TMPFILE.
 pub fn open_nameless(dir: BorrowedFd<'_>, mode: u32) -> Result<OwnedFd> {
     let flags = libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC;
+    changing();
     // SAFETY: the path is a constant C string; the descriptor is open.
     owned(unsafe { libc::openat(dir.as_raw_fd(), c".".as_ptr(), flags, libc::c_uint::from(mode as u16)) })
 }

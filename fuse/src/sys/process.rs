@@ -224,6 +224,15 @@ pub fn raise_descriptor_limit() -> Result<()> {
     Ok(())
 }
 
+/// True if this process may mount in its mount namespace: CAP_SYS_ADMIN is in effect.
+pub fn may_administrate() -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    effective.is_some_and(|bits| bits & (1 << CAP_SYS_ADMIN) != 0)
+}
+
 /// Ends this process at once: no destructor runs, no buffer is flushed.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) takes one integer and does not return.

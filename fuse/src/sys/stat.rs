@@ -1,6 +1,6 @@
 //! Attributes of files and of file systems: `statx(2)`, `statvfs(3)`, chmod, chown, times, truncate.
 
-use super::{Place, check, check_long, with_c_str};
+use super::{Place, changing, check, check_long, with_c_str};
 use crate::error::{Error, Result};
 use crate::types::{Device, Kind, SetTime, Time};
 use std::ffi::CStr;
@@ -106,6 +106,7 @@ pub fn stat(place: Place<'_>) -> Result<Stat> {
 /// `fchmodat2(2)` does not follow a symlink that somebody put there meanwhile; older kernels get the
 /// same by an O_PATH descriptor.
 pub fn chmod(place: Place<'_>, perm: u32) -> Result<()> {
+    changing();
     let answer = match place {
         Place::At(dir, name) => {
             with_c_str(name, |name| fchmodat2(dir.as_raw_fd(), name, perm, libc::AT_SYMLINK_NOFOLLOW))
@@ -148,6 +149,7 @@ fn chmod_by_descriptor(dir: BorrowedFd<'_>, name: &[u8], perm: u32) -> Result<()
 /// # Errors
 /// As `fchownat(2)`.
 pub fn chown(place: Place<'_>, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    changing();
     let (uid, gid) = (uid.unwrap_or(u32::MAX), gid.unwrap_or(u32::MAX));
     match place {
         Place::At(dir, name) => with_c_str(name, |name| {
@@ -177,6 +179,7 @@ fn timespec(t: Option<SetTime>) -> libc::timespec {
 /// # Errors
 /// As `utimensat(2)`.
 pub fn set_times(place: Place<'_>, atime: Option<SetTime>, mtime: Option<SetTime>) -> Result<()> {
+    changing();
     let times = [timespec(atime), timespec(mtime)];
     match place {
         Place::At(dir, name) => with_c_str(name, |name| {
@@ -206,6 +209,7 @@ pub fn set_times(place: Place<'_>, atime: Option<SetTime>, mtime: Option<SetTime
 /// # Errors
 /// As `ftruncate(2)`.
 pub fn truncate(fd: BorrowedFd<'_>, size: u64) -> Result<()> {
+    changing();
     let size = i64::try_from(size).map_err(|_| Error::from_errno(libc::EFBIG))?;
     // SAFETY: the descriptor is open; no memory is passed.
     check(unsafe { libc::ftruncate(fd.as_raw_fd(), size) }).map(drop)

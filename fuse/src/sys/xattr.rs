@@ -4,7 +4,7 @@
 //! kind of file without `/proc`. Without them a regular file or directory is opened, and only what cannot
 //! be opened goes through the descriptor links of `/proc`.
 
-use super::{Place, check_long, check_size, open, with_c_str};
+use super::{Place, changing, check_long, check_size, open, with_c_str};
 use crate::error::{Error, Result};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -156,6 +156,7 @@ pub fn get_value(place: Place<'_>, attribute: &CStr) -> Result<Option<Vec<u8>>> 
 /// # Errors
 /// As `setxattr(2)`.
 pub fn set(place: Place<'_>, attribute: &CStr, value: &[u8], mode: SetMode) -> Result<()> {
+    changing();
     let (data, size) = (value.as_ptr(), value.len());
     // SAFETY (of the three calls): names are C strings, and the kernel reads at most `size` bytes at `data`.
     dispatch(
@@ -199,6 +200,7 @@ pub fn set(place: Place<'_>, attribute: &CStr, value: &[u8], mode: SetMode) -> R
 /// # Errors
 /// ENODATA if it is not set.
 pub fn remove(place: Place<'_>, attribute: &CStr) -> Result<()> {
+    changing();
     // SAFETY (of the three calls): all names are C strings for the length of the call.
     dispatch(
         place,

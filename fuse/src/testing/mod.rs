@@ -20,6 +20,14 @@ pub mod tree;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Says aloud that a test leaves something out: the test harness would keep what `eprintln!` says to itself.
+pub fn say_skipped(why: &str) {
+    use std::io::Write;
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Nobody to hear it is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+}
+
 /// A directory that goes when this value goes, unless `PLYWOOD_KEEP=1` says to leave it to be looked at.
 pub struct TempDir(PathBuf);
 

@@ -144,9 +144,18 @@ pub fn replay(variant: &Variant, layers: &[&str], operations: &str, make: Maker<
 /// True if the test may mount; false, said aloud, if the user wants it left out.
 ///
 /// # Panics
-/// Without root, unless `PLYWOOD_SKIP_MOUNTED=1` is set.
+/// If it may not, unless `PLYWOOD_SKIP_MOUNTED=1` is set.
 pub fn may_mount() -> bool {
-    allowed(crate::sys::process::effective_uid() == 0, "only root can mount: run as root")
+    allowed(crate::sys::process::may_administrate(), "only root can mount: run as root")
+}
+
+/// True if the test may mount, and there is a FUSE device; false, said aloud, if the user wants it left out.
+///
+/// # Panics
+/// If it may not, unless `PLYWOOD_SKIP_MOUNTED=1` is set.
+pub fn may_mount_fuse() -> bool {
+    let device = crate::sys::mount::open_fuse_device();
+    may_mount() && allowed(device.is_ok(), "/dev/fuse cannot be opened")
 }
 
 /// True if this user can make a user namespace; false, said aloud, if the user wants such tests left out.
@@ -165,7 +174,7 @@ fn allowed(can: bool, cannot: &str) -> bool {
         return true;
     }
     if std::env::var_os(SKIP).is_some_and(|v| v == "1") {
-        eprintln!("LEFT OUT, as {SKIP}=1 asks: {cannot}");
+        super::say_skipped(&format!("{cannot}, and {SKIP}=1 is set"));
         return false;
     }
     panic!("{cannot}, or set {SKIP}=1 to leave this test out");

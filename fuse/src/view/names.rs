@@ -256,7 +256,7 @@ impl View {
         let names = self.list(&top)?;
         let mut open = vec![(top, Vec::new(), names)];
         while let Some((dir, _, names)) = open.last_mut() {
-            if let Some((name, _)) = names.pop() {
+            if let Some(name) = names.pop() {
                 let child = match self.look(dir, &name) {
                     Err(e) if e.errno() == libc::ENOENT => continue,
                     other => other?,
@@ -335,22 +335,26 @@ impl View {
     /// The entries of a directory with their attributes, sorted by name; symlinks on the way are followed.
     ///
     /// # Errors
-    /// ENOTDIR; EACCES for who may not read and search it; those of [`View::metadata`].
+    /// ENOTDIR; EACCES for who may not read and search it; those of [`View::metadata`], of the directory and of
+    /// every name in it.
     pub fn read_dir(&self, path: impl AsRef<Path>) -> Result<Vec<DirEntry>> {
         during("read directory", path.as_ref(), |path| {
             let here = self.find(path, Follow::Yes)?;
             self.expect_dir(&here, Access::READ.union(Access::EXECUTE))?;
             let mut entries = self.overlay.names(here.node())?;
             entries.sort_by(|a, b| a.0.cmp(&b.0));
-            let entry = |(name, attr)| DirEntry { name: OsString::from_vec(name), attr };
-            Ok(entries.into_iter().map(entry).collect())
+            let entry = |(name, attr): (Vec<u8>, Result<Attr>)| match attr {
+                Ok(attr) => Ok(DirEntry { name: OsString::from_vec(name), attr }),
+                Err(e) => Err(e.during("look at", name.escape_ascii().to_string())),
+            };
+            entries.into_iter().map(entry).collect()
         })
     }
 
     /// The names in a directory, sorted.
     ///
     /// # Errors
-    /// As [`View::read_dir`], but who may only read it sees its names.
+    /// As [`View::read_dir`] for the directory, but who may only read it sees its names.
     pub fn names(&self, path: impl AsRef<Path>) -> Result<Vec<OsString>> {
         during("read directory", path.as_ref(), |path| {
             let here = self.find(path, Follow::Yes)?;
@@ -373,11 +377,12 @@ impl View {
         self.may(here, want)
     }
 
-    /// The entries of a directory, the last name first; for who takes them from the end.
-    pub(super) fn list(&self, dir: &Here) -> Result<Vec<(Vec<u8>, Attr)>> {
+    /// The names in a directory, the last one first; for who takes them from the end.
+    pub(super) fn list(&self, dir: &Here) -> Result<Vec<Vec<u8>>> {
         self.expect_dir(dir, Access::READ.union(Access::EXECUTE))?;
-        let mut names = self.overlay.names(dir.node())?;
-        names.sort_by(|a, b| b.0.cmp(&a.0));
+        let mut names: Vec<Vec<u8>> =
+            self.overlay.names(dir.node())?.into_iter().map(|(name, _)| name).collect();
+        names.sort_by(|a, b| b.cmp(a));
         Ok(names)
     }
 

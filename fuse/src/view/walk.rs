@@ -46,7 +46,7 @@ struct Frame {
     dir: Here,
     path: PathBuf,
     /// What is still to come, the next one last.
-    names: Vec<(Vec<u8>, Attr)>,
+    names: Vec<Vec<u8>>,
 }
 
 impl Walk {
@@ -68,7 +68,7 @@ impl Iterator for Walk {
         }
         loop {
             let frame = self.frames.last_mut()?;
-            let Some((name, _)) = frame.names.pop() else {
+            let Some(name) = frame.names.pop() else {
                 self.frames.pop();
                 continue;
             };

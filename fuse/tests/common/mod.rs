@@ -39,6 +39,24 @@ impl Layers {
         layers
     }
 
+    /// The layers that another process made in `base`; they stay when this value goes.
+    pub fn of(base: PathBuf, count: usize) -> std::mem::ManuallyDrop<Layers> {
+        let lowers = (0..count).map(|at| base.join(format!("lower{at}"))).collect();
+        let (upper, work) = (base.join("upper"), base.join("work"));
+        std::mem::ManuallyDrop::new(Layers { lowers, upper, work, base })
+    }
+
+    /// The directory that holds them all.
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// What an ended overlay has left in the work directory.
+    pub fn left_in_work(&self) -> Vec<OsString> {
+        let left = fs::read_dir(self.work.join("work")).expect("the work directory");
+        left.map(|entry| entry.expect("an entry").file_name()).collect()
+    }
+
     /// A path in a lower layer; 0 is the top.
     pub fn lower(&self, layer: usize, path: &str) -> PathBuf {
         self.lowers[layer].join(path)

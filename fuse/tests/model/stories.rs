@@ -89,6 +89,7 @@ fn a_redirect_leads_on_from_below_an_opaque_directory() {
 #[test]
 fn what_stands_for_a_device_does_not_become_a_whiteout_by_its_name() {
     if !for_me(Variant::usual()).privileged {
+        plywood_fuse::testing::say_skipped("only root makes devices");
         return;
     }
     usual(

@@ -6,6 +6,7 @@
 
 use super::support::*;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -91,6 +92,9 @@ fn again(who: Who) {
     let output = child.wait_with_output().expect("wait for the tests");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "as {who:?}, {}:\n{script}\n{out}\n{err}", output.status);
+    for line in err.lines().filter(|line| line.starts_with("SKIPPED")) {
+        writeln!(std::io::stderr(), "{line}").expect("standard error");
+    }
     let ran = out.lines().filter(|line| line.starts_with("test ") && line.ends_with("ok")).count();
     assert!(ran > 10, "only {ran} tests ran:\n{out}");
 }

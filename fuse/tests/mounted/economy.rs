@@ -51,6 +51,7 @@ mod anyone {
 
     #[test]
     fn looking_costs_one_request_and_then_none() {
+        needs_mount!();
         let stage = Stage::new();
         let mount = prepare(&stage, "");
         let stat = |name: &str| drop(fs::symlink_metadata(mount.path(name)));
@@ -66,6 +67,7 @@ mod anyone {
 
     #[test]
     fn reading_again_costs_nothing() {
+        needs_mount!();
         let stage = Stage::new();
         let mount = prepare(&stage, "");
         costs(&mount, "open, read, close, first", 2, || read(&mount, "d/f1"));
@@ -74,6 +76,7 @@ mod anyone {
 
     #[test]
     fn listing_costs_two_requests_and_then_none() {
+        needs_mount!();
         let stage = Stage::new();
         let mount = prepare(&stage, "");
         let list = || drop(mount.names("d"));
@@ -100,6 +103,7 @@ mod anyone {
 
     #[test]
     fn writing_costs_no_question_per_write() {
+        needs_mount!();
         let stage = Stage::new();
         let mount = prepare(&stage, "");
         let write = |file: &mut File, times: usize| {
@@ -127,6 +131,7 @@ mod anyone {
 
     #[test]
     fn changing_names_and_attributes_costs_one_or_two_requests() {
+        needs_mount!();
         let stage = Stage::new();
         let mount = prepare(&stage, "");
         for name in ["a", "b", "c", "e"] {
@@ -145,6 +150,7 @@ mod anyone {
 
     #[test]
     fn a_warm_tree_is_walked_without_a_request() {
+        needs_mount!();
         let stage = Stage::new();
         for dir in 0..10 {
             for file in 0..10 {
@@ -172,6 +178,7 @@ mod anyone {
 
     #[test]
     fn nobody_asks_for_access_control_lists_where_there_are_none() {
+        needs_mount!();
         let stage = Stage::new();
         for number in 0..20 {
             stage.file(&format!("low/d/f{number}"), "x");
@@ -190,6 +197,7 @@ mod anyone {
 
     #[test]
     fn the_classic_protocol_opens_and_closes() {
+        needs_mount!();
         let stage = Stage::new();
         let mount = prepare(&stage, "open=on");
         let got = mount.requests(|| {
@@ -216,6 +224,7 @@ mod anyone {
 
     #[test]
     fn without_a_timeout_nothing_is_remembered() {
+        needs_mount!();
         let stage = Stage::new();
         let mount = prepare(&stage, "timeout=0");
         let got = mount.requests(|| {
@@ -227,6 +236,7 @@ mod anyone {
 
     #[test]
     fn the_kernel_collects_writes_if_it_is_told_to() {
+        needs_mount!();
         let stage = Stage::new();
         let mount = prepare(&stage, "writeback=1");
         let got = mount.requests(|| {
@@ -248,6 +258,7 @@ mod traced {
 
     #[test]
     fn looking_at_a_big_directory_lists_nothing() {
+        needs_mount!();
         needs!(has_program("strace") && is_root(), "strace is needed, and root: fusermount cannot be traced");
         let stage = Stage::new();
         for layer in ["one", "two"] {
@@ -274,6 +285,7 @@ mod traced {
 
     #[test]
     fn a_change_in_a_big_directory_costs_what_it_costs_in_a_small_one() {
+        needs_mount!();
         needs!(has_program("strace") && is_root(), "strace is needed, and root: fusermount cannot be traced");
         let stage = Stage::new();
         for number in 0..3000 {
@@ -304,6 +316,7 @@ mod traced {
 
     #[test]
     fn a_lookup_does_not_ask_layers_that_do_not_have_the_name() {
+        needs_mount!();
         needs!(has_program("strace") && is_root(), "strace is needed, and root: fusermount cannot be traced");
         let cost = |layers: usize| {
             let stage = Stage::new();

@@ -13,7 +13,36 @@ mod anyone {
     }
 
     #[test]
+    fn capabilities_that_the_disk_refuses_read_back_as_they_were_set() {
+        needs_mount!();
+        needs!(has_program("setcap") && has_program("getcap"), "setcap and getcap are wanted");
+        let stage = Stage::new();
+        stage.file("low/f", "f");
+        let plan = stage.plan();
+        let mount = plan.mount();
+        let file = mount.path("f").display().to_string();
+        fs::write(mount.path("new"), "new").unwrap();
+        // As root of a user namespace with one id, which any user can be.
+        let set = |name: &str| {
+            let file = mount.path(name).display().to_string();
+            sh(&format!("unshare -Ur sh -ec 'setcap cap_net_raw+ep {file}; getcap {file}'"))
+        };
+        for name in ["f", "new"] {
+            assert!(set(name).contains("cap_net_raw=ep"), "{name}");
+        }
+        mount.end();
+        let mount = plan.mount();
+        assert!(sh(&format!("unshare -Ur getcap {file}")).contains("cap_net_raw=ep"), "after mounting again");
+        let shown = xattrs(&mount.path("f"));
+        assert!(!shown.iter().any(|name| name.starts_with("user.")), "{shown:?}");
+        // It says what was set, and a mount that a user made gives nobody anything by it.
+        sh(&format!("printf + >> {file}"));
+        assert_eq!(sh(&format!("unshare -Ur getcap {file}")), "", "after a write");
+    }
+
+    #[test]
     fn every_way_to_make_a_file_keeps_owner_mode_and_type_in_the_attribute() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/d/f", "f");
         fs::set_permissions(stage.path("low/d/f"), fs::Permissions::from_mode(0o640)).unwrap();
@@ -96,6 +125,7 @@ mod anyone {
 
     #[test]
     fn modes_that_bind_the_server_do_not_bind_whoever_is_let_in() {
+        needs_mount!();
         let stage = Stage::new();
         stage.dir("low");
         let mount = stage.mount_with("xattr_permissions=2");
@@ -121,11 +151,13 @@ mod root {
 
     #[test]
     fn mapped_ids_are_shown_and_stored() {
+        needs_mount!();
         needs!(is_real_root(), "only root gives files to others");
         let stage = Stage::new();
         for (name, uid) in [("zero", 0), ("one", 1), ("last", 499), ("out", 500)] {
             chown(stage.file(&format!("low/{name}"), name), Some(uid), Some(uid)).unwrap();
         }
+        chown(stage.file("low/odd", "odd"), Some(0), Some(54321)).unwrap();
         let mount = stage.mount_with("uidmapping=:0:1000:1:1:100000:499,gidmapping=:0:2000:500");
         assert_eq!(owner(&mount.path("zero")), (1000, 2000));
         assert_eq!(owner(&mount.path("one")), (100_000, 2001));
@@ -149,6 +181,10 @@ mod root {
             assert_eq!(owner(&mount.path(name)), (1000, 2000), "{name} shown");
             assert_eq!(owner(&stage.path("up").join(name)), (0, 0), "{name} stored");
         }
+        // A chown names one id, and the other may be one that no map has.
+        chown(mount.path("odd"), Some(1000), None).unwrap();
+        assert_eq!(owner(&mount.path("odd")), (1000, 65534));
+        assert_eq!(owner(&stage.path("up/odd")), (0, 54321));
         mount.end();
         let mount = stage.mount();
         assert_eq!(owner(&mount.path("zero")), (2, 2), "without a map");
@@ -156,6 +192,7 @@ mod root {
 
     #[test]
     fn squashed_owners_are_shown_and_the_real_ones_kept() {
+        needs_mount!();
         needs!(is_real_root(), "only root gives files to others");
         let stage = Stage::new();
         chown(stage.file("low/f", "f"), Some(12), Some(34)).unwrap();
@@ -177,6 +214,7 @@ mod root {
 
     #[test]
     fn owners_and_devices_in_attributes_come_back() {
+        needs_mount!();
         needs!(is_real_root(), "only root gives files to others");
         let stage = Stage::new();
         chown(stage.file("low/theirs", "theirs"), Some(1234), Some(2345)).unwrap();
@@ -223,6 +261,7 @@ mod root {
 
     #[test]
     fn layers_that_others_wrote_with_overrides_are_read() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/dev", "");
         stage.file("low/link", "the target");

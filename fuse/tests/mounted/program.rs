@@ -26,6 +26,7 @@ mod anyone {
 
     #[test]
     fn the_option_strings_of_storage_buildah_and_podman_mount_in_silence() {
+        needs_mount!();
         let rw = "upperdir=S/id/diff,workdir=S/id/work";
         let lowers = "lowerdir=S/l/AAA:S/l/BBB";
         let keep_id = ":0:1:1001:1001:0:1:1002:1002:64535";
@@ -78,6 +79,7 @@ mod anyone {
 
     #[test]
     fn the_words_of_mount_fuse_are_understood() {
+        needs_mount!();
         let stage = storage();
         let merged = stage.path("id/merged");
         let options = format!(
@@ -110,6 +112,7 @@ mod anyone {
 
     #[test]
     fn a_mount_can_be_a_lower_layer_of_another() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/d/f", "f");
         stage.file("other/g", "g");
@@ -128,6 +131,7 @@ mod anyone {
 
     #[test]
     fn the_type_of_the_mount_is_the_name_of_the_program() {
+        needs_mount!();
         let stage = Stage::new();
         stage.dir("low");
         let mount = stage.mount();
@@ -169,6 +173,7 @@ mod anyone {
 
     #[test]
     fn the_server_holds_nothing_of_its_caller() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/f", "f");
         let merged = stage.dir("merged");
@@ -199,6 +204,7 @@ mod anyone {
 
     #[test]
     fn exit_code_0_means_that_the_mount_answers() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/f", "f");
         for _ in 0..10 {
@@ -213,6 +219,7 @@ mod anyone {
 
     #[test]
     fn sigterm_unmounts_also_while_files_are_open() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/f", "f");
         for name in ["TERM", "INT", "HUP"] {
@@ -229,6 +236,7 @@ mod anyone {
 
     #[test]
     fn the_foreground_serves_and_ends_with_the_unmount() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/f", "f");
         let merged = stage.dir("merged");
@@ -255,6 +263,7 @@ mod anyone {
 
     #[test]
     fn a_lazy_unmount_ends_the_server_when_the_last_file_is_closed() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/f", "content");
         let mount = stage.mount();
@@ -270,6 +279,7 @@ mod anyone {
 
     #[test]
     fn a_read_only_mount_of_a_live_upper_sees_changes_and_makes_none() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/d/f", "f");
         stage.file("low/gone", "gone");
@@ -306,6 +316,7 @@ mod anyone {
 
     #[test]
     fn volatile_mounts_do_not_sync() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/f", "f");
         for option in ["volatile", "fsync=0"] {
@@ -326,6 +337,7 @@ mod anyone {
 
     #[test]
     fn unknown_options_are_told_and_do_no_harm() {
+        needs_mount!();
         let stage = Stage::new();
         stage.dir("low");
         let mount = stage.mount_with("nonsense=1,more nonsense");
@@ -337,6 +349,7 @@ mod anyone {
 
     #[test]
     fn counters_go_to_the_file_that_the_peers_name() {
+        needs_mount!();
         let stage = Stage::new();
         stage.dir("low");
         let merged = stage.dir("merged");
@@ -380,6 +393,7 @@ mod root {
 
     #[test]
     fn an_overlay_whose_upper_is_in_an_overlay_keeps_what_is_deleted() {
+        needs_mount!();
         needs!(is_root(), "fusermount does not mount inside of a mount of a plain user");
         let stage = Stage::new();
         stage.file("low/image/d/old", "old");
@@ -418,6 +432,7 @@ mod root {
 
     #[test]
     fn mount_remounts_read_only_and_back() {
+        needs_mount!();
         needs!(is_root(), "only root remounts");
         let stage = Stage::new();
         stage.file("low/f", "f");
@@ -466,6 +481,7 @@ mod root {
 
     #[test]
     fn a_helper_of_mount_starts_it() {
+        needs_mount!();
         needs!(is_root(), "only root runs mount.fuse3");
         needs!(has_program("mount.fuse3"), "mount.fuse3 is needed");
         let stage = Stage::new();
@@ -489,6 +505,7 @@ mod root {
 
     #[test]
     fn a_mounted_device_can_be_handed_over_as_a_descriptor() {
+        needs_mount!();
         needs!(is_root(), "only root mounts for somebody else");
         needs!(has_program("python3"), "python3 is needed to mount by hand");
         let stage = Stage::new();
@@ -523,6 +540,7 @@ libc.umount2(merged.encode(), 0)
 
     #[test]
     fn a_directory_descriptor_is_a_mount_point_and_layers_can_be_descriptors() {
+        needs_mount!();
         needs!(is_root(), "fusermount cannot use it");
         let stage = Stage::new();
         stage.file("low/f", "f");

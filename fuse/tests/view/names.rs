@@ -524,3 +524,85 @@ fn changes_are_what_differs_from_below() {
     assert_eq!(changes, expected.map(|(path, kind)| (path.to_owned(), kind)));
     assert_all_given_back(root.overlay());
 }
+
+#[test]
+fn a_name_that_leads_nowhere_is_listed_and_only_itself_an_error() {
+    use plywood_fuse::sys::{self, Place, xattr::SetMode};
+    use std::os::fd::AsFd;
+    let layers = Layers::new(1);
+    layers.file(0, "d/alone", "").file(0, "d/fine", "fine").file(0, "e", "");
+    let alone = std::fs::File::options().write(true).open(layers.lower(0, "d/alone")).unwrap();
+    alone.set_len(8).unwrap();
+    sys::xattr::set(Place::Fd(alone.as_fd()), c"user.overlay.metacopy", b"", SetMode::Any).unwrap();
+    let root = rooted(&layers);
+    assert_eq!(root.names("d").unwrap(), ["alone", "fine"]);
+    assert_eq!(errno(root.metadata("d/alone")), libc::EIO);
+    assert_eq!(errno(root.remove_file("d/alone")), libc::EIO);
+    // These promise attributes of all names: a caller who copies the tree must not lose a file.
+    assert_eq!(errno(root.read_dir("d")), libc::EIO);
+    let walked: Vec<_> = root.walk("/").unwrap().map(|e| e.map_err(|e| e.errno())).collect();
+    assert_eq!(walked.iter().filter(|e| **e == Err(libc::EIO)).count(), 1);
+    assert_eq!(walked.len(), 4);
+    root.write("d/fine", "new").unwrap();
+    assert_eq!(errno(root.overlay().changes()), libc::EIO);
+    assert_eq!(errno(root.remove_dir("d")), ENOTEMPTY);
+    root.remove_file("d/fine").unwrap();
+    assert_eq!(root.names("d").unwrap(), ["alone"]);
+    assert_all_given_back(root.overlay());
+}
+
+#[test]
+fn listings_that_nobody_reads_to_the_end_are_dropped_and_read_on_all_the_same() {
+    use plywood_fuse::overlay::readdir::Taken;
+    const DIRS: usize = 300;
+    const NAMES: usize = 5;
+    let layers = Layers::new(2);
+    for dir in 0..DIRS {
+        for name in 0..NAMES {
+            layers.file(name % 2, &format!("{dir}/{name}"), "");
+        }
+    }
+    let overlay = layers.open();
+    let root = overlay.root();
+    let dirs: Vec<_> =
+        (0..DIRS).map(|dir| overlay.lookup(root, dir.to_string().as_bytes()).unwrap().0).collect();
+    // A reader with room for so many names, as a kernel with a small buffer.
+    let read = |dir: &_, after: &mut u64, room: usize| {
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        let read = overlay.read_dir(dir, *after, &mut |entry| {
+            if names.len() == room {
+                return Taken::Full;
+            }
+            *after = entry.position;
+            names.push(entry.name.to_vec());
+            Taken::Seen
+        });
+        read.unwrap();
+        names
+    };
+    let mut begun: Vec<_> = dirs.iter().map(|dir| (dir, 0, Vec::new())).collect();
+    for (dir, after, names) in &mut begun {
+        names.extend(read(dir, after, 2));
+    }
+    assert!(overlay.listings_kept() < DIRS / 2, "{} listings are kept", overlay.listings_kept());
+    for (dir, after, names) in &mut begun {
+        overlay.remove(dir, &names[0], plywood_fuse::overlay::remove::Victim::NotDir).unwrap();
+        loop {
+            let more = read(dir, after, 2);
+            if more.is_empty() {
+                break;
+            }
+            names.extend(more);
+        }
+        names.sort();
+        assert_eq!(*names, (0..NAMES).map(|name| name.to_string().into_bytes()).collect::<Vec<_>>());
+    }
+    assert_eq!(overlay.listings_kept(), 0, "all have been read to the end");
+    drop(begun);
+    for dir in dirs {
+        let ino = dir.ino;
+        drop(dir);
+        overlay.forget(ino, 1);
+    }
+    assert_all_given_back(&overlay);
+}

@@ -174,3 +174,110 @@ fn attributes_of_lower_files_survive_copying_up() {
         }
     }
 }
+
+/// `cap_net_raw+ep`, version 2.
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+const NAME: &str = "security.capability";
+const KEPT: &str = "user.containers.override_security.capability";
+
+/// Settings with which the upper layer keeps what only root may write where everybody may.
+fn kept() -> plywood_fuse::overlay::Settings {
+    use plywood_fuse::idmap::OverrideName;
+    use plywood_fuse::layer::upper::OverridePolicy;
+    let mut settings = plywood_fuse::overlay::Settings::default();
+    settings.upper.overrides = OverridePolicy::Always(OverrideName::UserContainers);
+    settings
+}
+
+fn on_disk(path: &std::path::Path, name: &str) -> Option<Vec<u8>> {
+    use std::os::fd::AsFd;
+    let file = std::fs::File::open(path).unwrap();
+    let name = std::ffi::CString::new(name).unwrap();
+    plywood_fuse::sys::xattr::get_value(plywood_fuse::sys::Place::Fd(file.as_fd()), &name).unwrap()
+}
+
+#[test]
+fn attributes_for_root_only_are_kept_where_owners_are() {
+    let layers = Layers::new(1);
+    layers.file(0, "lower", "x").dir(0, "dir");
+    let open = || layers.open_with(kept()).as_user(Identity::root());
+    let root = open();
+    root.write("upper", "x").unwrap();
+    for name in ["lower", "upper", "dir"] {
+        for attribute in [NAME, "security.other", "trusted.other"] {
+            assert_eq!(errno(root.set_xattr_if(name, attribute, CAPABILITY, SetMode::Replace)), ENODATA);
+            root.set_xattr_if(name, attribute, CAPABILITY, SetMode::Create).unwrap();
+            assert_eq!(errno(root.set_xattr_if(name, attribute, CAPABILITY, SetMode::Create)), EEXIST);
+            assert_eq!(root.xattr(name, attribute).unwrap().as_deref(), Some(&CAPABILITY[..]), "{name}");
+        }
+        root.set_xattr(name, "user.plain", "value").unwrap();
+        let all = ["security.capability", "security.other", "trusted.other", "user.plain"];
+        assert_eq!(names(&root, name), all, "{name}");
+        assert_eq!(on_disk(&layers.upper.join(name), NAME), None);
+        assert_eq!(on_disk(&layers.upper.join(name), KEPT).as_deref(), Some(&CAPABILITY[..]));
+        root.remove_xattr(name, "security.other").unwrap();
+        assert_eq!(errno(root.remove_xattr(name, "security.other")), ENODATA);
+        root.remove_xattr(name, "trusted.other").unwrap();
+        // A user who sets an attribute of that name has set a file attribute, and gives himself nothing.
+        root.set_xattr(name, KEPT, "mine").unwrap();
+        assert_eq!(root.xattr(name, NAME).unwrap().as_deref(), Some(&CAPABILITY[..]), "{name}");
+        assert_eq!(root.xattr(name, KEPT).unwrap().as_deref(), Some(&b"mine"[..]), "{name}");
+    }
+    let before = tree(&root);
+    drop(root);
+    let root = open();
+    assert_eq!(tree(&root), before, "opened again");
+    for name in ["lower", "upper", "dir"] {
+        assert_eq!(root.xattr(name, NAME).unwrap().as_deref(), Some(&CAPABILITY[..]), "{name}, opened again");
+    }
+    assert_all_given_back(root.overlay());
+}
+
+#[test]
+fn attributes_that_a_lower_layer_keeps_are_shown_and_copied() {
+    let layers = Layers::new(1);
+    let root = layers.open_with(kept()).as_user(Identity::root());
+    for name in ["a", "b"] {
+        root.write(name, "x").unwrap();
+        root.set_xattr(name, NAME, CAPABILITY).unwrap();
+    }
+    drop(root);
+    let next = Layers::new(0);
+    for settings in [kept(), plywood_fuse::overlay::Settings::default()] {
+        let lowers = [layers.upper.clone()];
+        let (upper, work) = (next.base().join("upper"), next.base().join("work"));
+        std::fs::remove_dir_all(&upper).unwrap();
+        std::fs::create_dir(&upper).unwrap();
+        let overlay = plywood_fuse::overlay::Overlay::open(&lowers, Some((&upper, &work)), settings).unwrap();
+        let root = std::sync::Arc::new(overlay).as_user(Identity::root());
+        assert_eq!(names(&root, "a"), [NAME]);
+        root.set_permissions("a", 0o700).unwrap();
+        assert!(upper.join("a").exists(), "it was copied up");
+        assert_eq!(names(&root, "a"), [NAME], "of the copy");
+        assert_eq!(root.xattr("a", NAME).unwrap().as_deref(), Some(&CAPABILITY[..]));
+        root.open("b", plywood_fuse::view::Open::write()).unwrap().write_all_at(b"y", 0).unwrap();
+        assert_eq!(root.xattr("b", NAME).unwrap(), None, "after a write");
+    }
+}
+
+#[test]
+fn a_capability_that_was_taken_away_does_not_come_back_with_the_data() {
+    use plywood_fuse::sys::{self, Place};
+    use std::os::fd::AsFd;
+    let layers = Layers::new(1);
+    layers.file(0, "big", vec![7; 300_000]);
+    let file = std::fs::File::open(layers.lower(0, "big")).unwrap();
+    let set = sys::xattr::set(Place::Fd(file.as_fd()), c"security.capability", &CAPABILITY, SetMode::Any);
+    if set.is_err_and(|e| e.is_denied()) {
+        return plywood_fuse::testing::say_skipped("only root can give the lower file a capability");
+    }
+    let root = rooted(&layers);
+    // Its attributes are copied up now, and its data when it gets another name.
+    root.set_permissions("big", 0o700).unwrap();
+    assert!(root.xattr("big", NAME).unwrap().is_some());
+    root.remove_xattr("big", NAME).unwrap();
+    root.link("big", "other").unwrap();
+    assert_eq!(root.xattr("big", NAME).unwrap(), None);
+    root.set_xattr("big", NAME, CAPABILITY).unwrap();
+    assert!(root.xattr("other", NAME).unwrap().is_some());
+}

@@ -8,6 +8,7 @@ mod anyone {
 
     #[test]
     fn the_umask_of_the_caller_counts_for_everything_that_is_made() {
+        needs_mount!();
         let stage = Stage::new();
         stage.dir("low/d");
         let mount = stage.mount();
@@ -24,6 +25,7 @@ mod anyone {
 
     #[test]
     fn a_default_acl_beats_the_umask_and_is_inherited() {
+        needs_mount!();
         let stage = Stage::new();
         let dir = stage.dir("low/d");
         needs!(has_program("setfacl"), "setfacl is needed");
@@ -42,6 +44,7 @@ mod anyone {
 
     #[test]
     fn setgid_directories_give_their_group_and_their_bit() {
+        needs_mount!();
         let stage = Stage::new();
         let dir = stage.dir("low/d");
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o2775)).unwrap();
@@ -54,6 +57,7 @@ mod anyone {
 
     #[test]
     fn attributes_of_a_symlink_never_reach_its_target() {
+        needs_mount!();
         let stage = Stage::new();
         let outside = stage.file("outside", "outside");
         stage.file("low/inside", "inside");
@@ -89,6 +93,7 @@ mod anyone {
 
     #[test]
     fn attributes_are_set_read_listed_and_removed() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/f", "f");
         set_xattr(&stage.path("low/f"), "user.lower", b"lower").unwrap();
@@ -117,6 +122,7 @@ mod anyone {
 
     #[test]
     fn without_xattrs_none_are_seen_and_none_can_be_set() {
+        needs_mount!();
         let stage = Stage::new();
         set_xattr(&stage.file("low/f", "f"), "user.lower", b"lower").unwrap();
         let mount = stage.mount_with("noxattrs=1");
@@ -127,6 +133,7 @@ mod anyone {
 
     #[test]
     fn numbers_stay_when_files_change_and_when_the_upper_becomes_a_lower() {
+        needs_mount!();
         let stage = Stage::new();
         for name in ["d/f", "d/sub/g", "h"] {
             stage.file(&format!("low/{name}"), name);
@@ -165,6 +172,7 @@ mod anyone {
 
     #[test]
     fn kinds_of_files_are_shown_made_and_copied_up() {
+        needs_mount!();
         let stage = Stage::new();
         stage.dir("low");
         make_node(&stage.path("low/pipe"), libc::S_IFIFO | 0o640, Default::default()).unwrap();
@@ -185,6 +193,7 @@ mod anyone {
 
     #[test]
     fn sticky_and_special_bits_are_kept_and_taken_by_writes_of_others() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/suid", "x");
         fs::set_permissions(stage.path("low/suid"), fs::Permissions::from_mode(0o6755)).unwrap();
@@ -206,6 +215,7 @@ mod root {
 
     #[test]
     fn devices_and_owners_are_kept_by_copy_up() {
+        needs_mount!();
         needs!(is_real_root(), "only root makes devices");
         let stage = Stage::new();
         stage.dir("low");
@@ -232,6 +242,7 @@ mod root {
 
     #[test]
     fn a_chown_takes_special_bits_and_capabilities() {
+        needs_mount!();
         needs!(is_real_root(), "only root changes owners");
         let stage = Stage::new();
         stage.file("low/f", "f");
@@ -245,8 +256,54 @@ mod root {
         assert_eq!(xattr(&mount.path("f"), "security.capability"), None);
     }
 
+    /// The kernel leaves the bits to the server, and goes by the mode that it remembers unless it is told.
+    #[test]
+    fn whoever_writes_a_setuid_program_does_not_run_it_as_its_owner() {
+        needs_mount!();
+        needs!(is_real_root(), "only root has programs that others may write and run as root");
+        needs!(has_program("python3"), "python3 is needed to write and run as somebody else");
+        let stage = Stage::new();
+        sh(&format!("cp $(command -v id) {}", stage.dir("low").join("id").display()));
+        for how in ["write", "small", "copy"] {
+            for layer in ["low", "up"] {
+                let name = stage.dir(layer).join(format!("{how}-{layer}"));
+                sh(&format!("cp $(command -v env) {0}; chmod 6777 {0}", name.display()));
+            }
+        }
+        let mount = stage.mount();
+        let script = "import os, sys
+how, path, source = sys.argv[1:]
+data, original = open(source, 'rb').read(), os.open(source, os.O_RDONLY)
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+before = os.stat(path).st_mode & 0o7777
+fd = os.open(path, os.O_WRONLY)
+done = 0
+while done < len(data):
+    if how == 'copy':
+        done += os.copy_file_range(original, fd, 1 << 20)
+    else:
+        done += os.write(fd, data[done:done + (4096 if how == 'small' else 1 << 20)])
+os.close(fd)
+print(oct(before), flush=True)
+os.execv(path, ['id', '-u'])
+";
+        for how in ["write", "small", "copy"] {
+            for layer in ["low", "up"] {
+                let path = mount.path(format!("{how}-{layer}"));
+                let mut python = std::process::Command::new("python3");
+                let output =
+                    python.args(["-c", script, how]).arg(&path).arg(mount.path("id")).output().unwrap();
+                let said = String::from_utf8_lossy(&output.stdout).into_owned();
+                let failed = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert_eq!(said, "0o6777\n65534\n", "{how} {layer}: {failed}");
+                assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777, "{how} {layer}");
+            }
+        }
+    }
+
     #[test]
     fn a_handle_of_a_file_opens_it_again() {
+        needs_mount!();
         needs!(is_real_root(), "only root opens by handle");
         needs!(has_program("python3"), "python3 is needed to open by handle");
         let stage = Stage::new();

@@ -10,6 +10,7 @@ mod anyone {
 
     #[test]
     fn copy_up_keeps_modes_of_directories_and_files() {
+        needs_mount!();
         let stage = Stage::new();
         let modes = [0o700, 0o711, 0o1777, 0o2755, 0o750, 0o500];
         let mut lower = Vec::new();
@@ -43,6 +44,7 @@ mod anyone {
 
     #[test]
     fn copy_up_keeps_holes_times_attributes_and_content() {
+        needs_mount!();
         let stage = Stage::new();
         let path = stage.file("low/d/sparse", "");
         let file = File::options().write(true).open(&path).unwrap();
@@ -75,6 +77,7 @@ mod anyone {
 
     #[test]
     fn a_change_of_attributes_keeps_the_times_that_tar_looks_at() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/d/f", "f");
         stage.file("low/d/g", "g");
@@ -94,6 +97,7 @@ mod anyone {
 
     #[test]
     fn an_open_reader_never_makes_writes_reach_the_lower_layer() {
+        needs_mount!();
         let stage = Stage::new();
         let content = vec![b'l'; 300_000];
         stage.file("low/f", &content);
@@ -122,6 +126,7 @@ mod anyone {
 
     #[test]
     fn a_mapped_lower_file_is_not_written_below() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/f", vec![b'l'; 8192]);
         let mount = stage.mount();
@@ -138,6 +143,7 @@ mod anyone {
 
     #[test]
     fn a_big_copy_up_keeps_nobody_waiting() {
+        needs_mount!();
         let stage = Stage::new();
         let size = 400_u64 << 20;
         let big = stage.file("low/big", "");
@@ -177,6 +183,7 @@ mod anyone {
 
     #[test]
     fn an_overwritten_lower_file_is_not_copied() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/f", vec![1; 5 << 20]);
         stage.file("low/g", vec![1; 5 << 20]);
@@ -193,6 +200,7 @@ mod anyone {
 
     #[test]
     fn files_without_read_permission_can_be_written() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/low", "lower");
         fs::set_permissions(stage.path("low/low"), fs::Permissions::from_mode(0o200)).unwrap();
@@ -214,6 +222,7 @@ mod anyone {
 
     #[test]
     fn a_new_file_is_writable_through_the_handle_that_made_it_whatever_its_mode() {
+        needs_mount!();
         let stage = Stage::new();
         stage.dir("low");
         for option in ["", "open=on", "writeback=1"] {
@@ -232,6 +241,7 @@ mod anyone {
 
     #[test]
     fn direct_and_appending_writes_land_where_they_should() {
+        needs_mount!();
         for option in ["", "open=on", "writeback=1"] {
             let stage = Stage::new();
             stage.file("low/log", "lower\n");
@@ -265,6 +275,7 @@ mod anyone {
 
     #[test]
     fn holes_space_and_ranges_work_on_lower_and_upper_files() {
+        needs_mount!();
         let stage = Stage::new();
         let path = stage.file("low/f", "");
         let file = File::options().write(true).open(path).unwrap();
@@ -302,6 +313,7 @@ mod anyone {
 
     #[test]
     fn a_read_only_stack_of_one_layer_refuses_every_change() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/f", "f");
         stage.dir("low/d");
@@ -343,6 +355,7 @@ mod root {
 
     #[test]
     fn a_copy_up_that_finds_no_room_leaves_nothing_behind() {
+        needs_mount!();
         needs!(is_root(), "only root mounts a small file system");
         let stage = Stage::new();
         stage.file("low/big", vec![1; 3 << 20]);

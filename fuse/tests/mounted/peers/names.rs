@@ -18,6 +18,7 @@ mod anyone {
 
     #[test]
     fn names_like_whiteouts_are_ordinary_names_for_users() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/x", "lower x");
         stage.file("low/d/y", "lower y");
@@ -49,6 +50,7 @@ mod anyone {
 
     #[test]
     fn names_of_255_bytes_work_and_256_are_too_long() {
+        needs_mount!();
         let stage = Stage::new();
         let name = |c: &str, length: usize| c.repeat(length);
         stage.file(&format!("low/{}", name("l", 255)), "lower");
@@ -89,6 +91,7 @@ mod anyone {
 
     #[test]
     fn paths_near_path_max_work() {
+        needs_mount!();
         let stage = Stage::new();
         stage.dir("low");
         let mount = stage.mount();
@@ -127,6 +130,7 @@ mod anyone {
 
     #[test]
     fn a_directory_of_a_lower_layer_can_be_renamed() {
+        needs_mount!();
         for option in ["", "redirect_dir=on", "redirect_dir=copy"] {
             let stage = Stage::new();
             stage.file("low/d/f", "f");
@@ -162,6 +166,7 @@ mod anyone {
 
     #[test]
     fn without_redirects_a_lower_directory_gives_exdev_and_a_new_one_moves() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/d/f", "f");
         let mount = stage.mount_with("redirect_dir=off");
@@ -179,6 +184,7 @@ mod anyone {
 
     #[test]
     fn renames_know_their_flags_over_whiteouts_and_across_layers() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/a", "a");
         stage.file("low/b", "b");
@@ -207,6 +213,7 @@ mod anyone {
 
     #[test]
     fn five_hundred_layers_can_be_mounted_and_read() {
+        needs_mount!();
         let stage = Stage::new();
         let lowers: Vec<String> = (0..500).map(|n| format!("l{n}")).collect();
         for (number, layer) in lowers.iter().enumerate() {
@@ -223,6 +230,7 @@ mod anyone {
 
     #[test]
     fn marks_of_a_container_inside_come_back_as_they_were_made() {
+        needs_mount!();
         let stage = Stage::new();
         stage.dir("low/d");
         let plan = stage.plan();
@@ -252,6 +260,7 @@ mod anyone {
 
     #[test]
     fn a_directory_opened_before_its_removal_is_as_dead_as_any() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/d/f", "");
         let mount = stage.mount();

@@ -7,6 +7,7 @@ mod anyone {
 
     #[test]
     fn unlink_of_a_lower_file_copies_nothing_up() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/big", vec![7; 3 << 20]);
         stage.file("low/d/deep", "x");
@@ -24,6 +25,7 @@ mod anyone {
 
     #[test]
     fn a_deleted_tree_stays_deleted_when_its_directory_is_made_again() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/d/old", "old");
         stage.file("low/d/sub/deep", "deep");
@@ -55,6 +57,7 @@ mod anyone {
 
     #[test]
     fn a_tree_that_aufs_whiteouts_delete_stays_deleted_too() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/d/old", "old");
         stage.file("low/d/kept", "kept");
@@ -72,6 +75,7 @@ mod anyone {
 
     #[test]
     fn the_kernel_reads_a_directory_made_again_at_the_root_as_empty() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/d/old", "old");
         stage.file("low/gone", "gone");
@@ -89,6 +93,7 @@ mod anyone {
 
     #[test]
     fn an_opaque_directory_holds_no_whiteouts_and_the_upper_no_mark_files() {
+        needs_mount!();
         let stage = Stage::new();
         for name in ["a", "b", "sub/c"] {
             stage.file(&format!("low/d/{name}"), name);
@@ -109,6 +114,7 @@ mod anyone {
 
     #[test]
     fn removing_a_directory_of_nothing_but_whiteouts_leaves_nothing_in_work() {
+        needs_mount!();
         let stage = Stage::new();
         for name in ["d/a", "d/b", "over/d/a", "e/f/g"] {
             stage.file(&format!("low/{name}"), name);
@@ -136,6 +142,7 @@ mod anyone {
 
     #[test]
     fn removing_a_directory_of_the_upper_layer_needs_no_whiteout() {
+        needs_mount!();
         let stage = Stage::new();
         stage.dir("low/d");
         let mount = stage.mount();
@@ -151,6 +158,7 @@ mod anyone {
 
     #[test]
     fn leftovers_in_the_work_directory_are_removed_and_harm_nothing() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/f", "short");
         for number in 0..40 {
@@ -171,6 +179,7 @@ mod anyone {
 
     #[test]
     fn a_server_that_is_killed_leaves_a_mount_that_can_be_made_again() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/f", "f");
         let mount = stage.mount();
@@ -187,6 +196,7 @@ mod anyone {
 
     #[test]
     fn an_unlinked_open_file_shows_no_links_and_works() {
+        needs_mount!();
         let stage = Stage::new();
         stage.file("low/low", "lower");
         let mount = stage.mount();
@@ -219,6 +229,7 @@ mod anyone {
 
     #[test]
     fn the_server_forgets_what_is_removed() {
+        needs_mount!();
         let stage = Stage::new();
         stage.dir("low");
         let mount = stage.mount();

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -35,8 +36,7 @@ const WATCHDOG: Duration = Duration::from_secs(240);
 #[track_caller]
 pub fn cannot_run(why: &str) {
     if std::env::var_os("PLYWOOD_SKIP_MOUNTED").is_some_and(|v| v == "1") {
-        eprintln!("SKIPPED, as PLYWOOD_SKIP_MOUNTED asks: {why}");
-        return;
+        return plywood_fuse::testing::say_skipped(&format!("{why}, and PLYWOOD_SKIP_MOUNTED=1 is set"));
     }
     panic!("this test cannot run here: {why}; PLYWOOD_SKIP_MOUNTED=1 leaves such tests out");
 }
@@ -51,6 +51,31 @@ macro_rules! needs {
     };
 }
 pub(crate) use needs;
+
+/// Leaves the test unless this user can mount; see [`cannot_run`].
+macro_rules! needs_mount {
+    () => {
+        if let Err(why) = $crate::support::can_mount() {
+            $crate::support::cannot_run(why);
+            return;
+        }
+    };
+}
+pub(crate) use needs_mount;
+
+/// Whether this user can mount, or why not. Found out without the program under test, which is to fail if it cannot.
+pub fn can_mount() -> Result<(), &'static str> {
+    let device = sys::mount::open_fuse_device().map_err(|_| "/dev/fuse cannot be opened")?;
+    let stat =
+        sys::stat::stat(sys::Place::Fd(device.as_fd())).map_err(|_| "/dev/fuse cannot be looked at")?;
+    if stat.rdev != (plywood_fuse::types::Device { major: 10, minor: 229 }) {
+        return Err("/dev/fuse is something else");
+    }
+    match sys::process::may_administrate() || has_program("fusermount3") {
+        true => Ok(()),
+        false => Err("only root may mount, or who has fusermount3"),
+    }
+}
 
 /// True if this process is root, perhaps of a user namespace only.
 pub fn is_root() -> bool {
