@@ -24,7 +24,7 @@ use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const OPERATION: &str = "copy";
@@ -108,7 +108,9 @@ pub fn copy_tree(
 }
 
 fn worker_count(configured: usize) -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    // Asked once: the answer is in files of the control group.
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    let processors = *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get));
     if configured > 0 { configured } else { processors.min(MAX_WORKERS) }
 }
 

@@ -5,6 +5,7 @@
 
 use super::codec::{Bytes, Input, Reason};
 use crate::error::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -39,8 +40,17 @@ impl ProcessMark {
     /// # Errors
     /// `Io` without `/proc`.
     pub fn current() -> Result<Self> {
-        let own = Self::of_pid(std::process::id())?;
-        own.ok_or_else(|| Error::new(ErrorKind::Io, "read", "/proc/self/stat", "this process is not listed"))
+        // Asked once: it stays the same until a fork gives this memory to another process.
+        static OWN: Mutex<Option<ProcessMark>> = Mutex::new(None);
+        let mut own = OWN.lock();
+        if let Some(mark) = own.filter(|mark| mark.pid == std::process::id()) {
+            return Ok(mark);
+        }
+        let mark = Self::of_pid(std::process::id())?.ok_or_else(|| {
+            Error::new(ErrorKind::Io, "read", "/proc/self/stat", "this process is not listed")
+        })?;
+        *own = Some(mark);
+        Ok(mark)
     }
 
     /// The process that has this number here and now; `None` if there is none.
