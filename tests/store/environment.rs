@@ -123,7 +123,8 @@ fn no_descriptor_of_the_store_reaches_another_program() {
     assert!(open >= 2, "the test looks for the wrong names");
 }
 
-// The map begins with 64 KiB and ends beyond 8 MiB, while eight threads read without pause.
+// The map begins with 64 KiB and ends beyond 4 MiB, while eight threads read without pause: 800 records take two pages
+// each, and what readers still hold cannot be used again.
 #[test]
 fn the_map_grows_under_readers() {
     let world = World::with(&small());
@@ -148,7 +149,7 @@ fn the_map_grows_under_readers() {
     });
     assert!(reads > 8);
     let size = world.size().expect("it is open");
-    assert!(size.map_bytes > 8 * MIB as u64 && size.used_bytes > 8 * MIB as u64, "{size:?}");
+    assert!(size.map_bytes > 4 * MIB as u64 && size.used_bytes > 4 * MIB as u64, "{size:?}");
     assert_eq!(all_names(&world).len(), 801);
 }
 
