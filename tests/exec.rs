@@ -124,13 +124,39 @@ mod anyone {
 
         /// Starts it and waits until it says "ready".
         #[track_caller]
-        fn start(&self, script: &str) -> Child {
+        fn start(&self, script: &str) -> Running {
             let mut command = self.program(script);
-            let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("start");
-            let mut lines =
-                BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+            let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("start");
+            let mut running = Running(child);
+            let out = running.stdout.take().expect("a pipe");
+            let mut lines = BufReader::new(out).lines().map_while(Result::ok);
             assert!(lines.any(|line| line.contains("ready")), "it never was ready");
-            child
+            running
+        }
+    }
+
+    /// A program that does not outlive its test, even if that fails.
+    struct Running(Child);
+
+    impl std::ops::Deref for Running {
+        type Target = Child;
+
+        fn deref(&self) -> &Child {
+            &self.0
+        }
+    }
+
+    impl std::ops::DerefMut for Running {
+        fn deref_mut(&mut self) -> &mut Child {
+            &mut self.0
+        }
+    }
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            // Both do nothing once it was waited for.
+            let _ = self.0.kill();
+            let _ = self.0.wait();
         }
     }
 
@@ -367,14 +393,14 @@ mod anyone {
     }
 
     /// A line for a shell at a new terminal.
-    fn at_a_terminal(line: &str) -> Option<Child> {
+    fn at_a_terminal(line: &str) -> Option<Running> {
         if !has_program("script") {
             cannot_run("script is missing: install package bsdutils");
             return None;
         }
         let mut script = Command::new("script");
         script.args(["-q", "-e", "-c", line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        Some(script.env("PLYWOOD_FUSE_PROGRAM", server_program()).spawn().expect("start script"))
+        Some(Running(script.env("PLYWOOD_FUSE_PROGRAM", server_program()).spawn().expect("start script")))
     }
 
     /// The words of a command for a shell.
@@ -530,13 +556,13 @@ mod anyone {
         let mut command = program(&format!("exec sleep {number}"));
         command.stdout(Stdio::null());
         let sleeps = || !processes_with(&format!("sleep\0{number}")).is_empty();
-        let mut child = command.spawn().unwrap();
+        let mut child = Running(command.spawn().unwrap());
         assert!(wait_until(SOON, sleeps));
         signal(child.id(), "TERM");
         let status = child.wait().unwrap();
         assert!(status.code() == Some(128 + 15) || status.code().is_none(), "{status}");
         assert!(wait_until(SOON, || !sleeps()));
-        let mut child = command.spawn().unwrap();
+        let mut child = Running(command.spawn().unwrap());
         assert!(wait_until(SOON, sleeps));
         signal(child.id(), "KILL");
         child.wait().unwrap();
