@@ -17,6 +17,8 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::SnapshotId;
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,14 +54,15 @@ impl Layout {
         };
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
+        let is_new = !root.exists();
         builder.create(root).map_err(failed(root))?;
         let root = root.canonicalize().map_err(failed(root))?;
         let layout = Layout { root };
         layout.check()?;
+        own(&layout.root, is_new)?;
         for dir in [layout.db(), layout.snapshots(), layout.mounts()] {
             builder.create(&dir).map_err(failed(&dir))?;
-            // The umask of whoever made it first does not count.
-            let _ = std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700));
+            own(&dir, true)?;
         }
         Ok(layout)
     }
@@ -145,6 +148,40 @@ impl Layout {
         }
         id(name).map_or(Entry::Foreign, Entry::Snapshot)
     }
+}
+
+/// Makes sure that a directory of the store is a directory and ours, and for nobody else if `closed`: whoever else owns it
+/// could lead us anywhere by a symlink.
+///
+/// # Errors
+/// `PermissionDenied` if it belongs to another user, `Corrupt` if it is no directory.
+fn own(dir: &Path, closed: bool) -> Result<()> {
+    let subject = dir.display().to_string();
+    let failed = |e| Error::io("open store", subject.clone(), e);
+    // The umask of whoever made it does not count, not even if it locks us out.
+    let opened = rustix::fs::open(
+        dir,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    let opened = match opened {
+        Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+            let cause = "it is no directory: something else took the place of a part of the store";
+            return Err(Error::new(ErrorKind::Corrupt, "open store", subject, cause));
+        }
+        other => other.map_err(|e| failed(e.into()))?,
+    };
+    let stat = rustix::fs::fstat(&opened).map_err(|e| failed(e.into()))?;
+    let me = rustix::process::geteuid().as_raw();
+    if stat.st_uid != me {
+        let cause = format!("it belongs to user {}, and this is user {me}: run it as that user", stat.st_uid);
+        return Err(Error::new(ErrorKind::PermissionDenied, "open store", subject, cause));
+    }
+    if closed && stat.st_mode & 0o7777 != 0o700 {
+        let link = format!("/proc/self/fd/{}", opened.as_raw_fd());
+        std::fs::set_permissions(link, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// The name of the content below a snapshot of a backend that stacks layers.

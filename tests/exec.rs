@@ -443,7 +443,7 @@ mod anyone {
         let Some(mut child) = at_a_terminal(&line) else { return };
         let mut input = child.stdin.take().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        input.write_all(b"sleep 100 &\nkill %1; wait; echo in''side $?\n").unwrap();
+        input.write_all(b"sleep 100 &\nkill -KILL %1; wait; echo in''side $?\n").unwrap();
         let mut said = Vec::new();
         let mut until = |what: &str| {
             let found = lines.any(|line| {

@@ -281,6 +281,9 @@ pub fn detach(target: &Path, server: Option<Server>, how: Detach) -> Result<()> 
     let points = kernel::mount_points(&target);
     let points = points.map_err(|e| Error::io("unmount", target.display().to_string(), e))?;
     // What is hidden below the target goes first; a lazy unmount takes it along.
+    // The last mounted comes first. What was mounted before ours, there or below, is somebody else's.
+    let Some(ours) = points.iter().position(|point| *point == target) else { return Ok(()) };
+    let points = &points[..=ours];
     let deadline = Instant::now() + BUSY_PATIENCE;
     for point in points.iter().filter(|point| how == Detach::Clean || **point == target) {
         let mut done = unmount_one(point, how);

@@ -15,6 +15,8 @@ use std::os::unix::fs::MetadataExt;
 pub enum State {
     /// It is there.
     Mounted,
+    /// It is there, but its path leads elsewhere: something is mounted over it, or a directory above it was renamed.
+    Covered,
     /// It is gone, perhaps with the machine's last shutdown.
     Unmounted,
     /// It is there, and its server is gone: whoever looks into it gets ENOTCONN.
@@ -43,13 +45,18 @@ pub fn state(attached: &Attached) -> Result<State> {
         };
         return Ok(if is_there { State::Elsewhere } else { State::Unmounted });
     }
-    match kernel::mount_number(&attached.target) {
-        Ok(number) if number == attached.mount_id => {}
-        Ok(_) => return Ok(State::Unmounted),
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => {
-            return Ok(State::Unmounted);
-        }
+    let by_path = match kernel::mount_number(&attached.target) {
+        Ok(number) => Some(number),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => None,
         Err(e) => return Err(failed(e)),
+    };
+    if by_path != Some(attached.mount_id) {
+        // A server ends with its mount.
+        let is_there = match attached.server {
+            Some(server) => server.is_running(),
+            None => kernel::mount_exists(attached.mount_id).unwrap_or(false),
+        };
+        return Ok(if is_there { State::Covered } else { State::Unmounted });
     }
     // One that runs is not asked; one that does not, or is numbered in another namespace, cannot hang.
     let runs = attached.server.is_some_and(Server::is_running);
@@ -64,7 +71,7 @@ pub fn state(attached: &Attached) -> Result<State> {
 /// # Errors
 /// As [`state`].
 pub fn is_live(attached: &Attached) -> Result<bool> {
-    Ok(matches!(state(attached)?, State::Mounted | State::Elsewhere))
+    Ok(matches!(state(attached)?, State::Mounted | State::Covered | State::Elsewhere))
 }
 
 /// Those of `rows` that are gone or dead; the dead ones are detached. For the start of a program: their records can go.
@@ -73,7 +80,7 @@ pub fn is_live(attached: &Attached) -> Result<bool> {
 pub fn find_dead<'a>(rows: impl IntoIterator<Item = &'a Attached>) -> Vec<&'a Attached> {
     let is_over = |row: &&Attached| {
         let over = match state(row) {
-            Ok(State::Mounted | State::Elsewhere) => Ok(false),
+            Ok(State::Mounted | State::Covered | State::Elsewhere) => Ok(false),
             Ok(State::Unmounted) => Ok(true),
             Ok(State::Dead) => detach(&row.target, None, Detach::Lazy).map(|()| true),
             Err(error) => Err(error),

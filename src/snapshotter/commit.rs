@@ -36,7 +36,7 @@ impl Snapshotter {
         // A look first: what cannot be committed is not measured either.
         let (record, chain) = self.store.read("commit", |rows| {
             let record = rows.find(self.realm(), key)?;
-            if rows.id(self.realm(), name)?.is_some() && record.kind == SnapshotKind::Active {
+            if rows.id(self.realm(), name)?.is_some() {
                 return Err(Error::new(
                     ErrorKind::AlreadyExists,
                     "commit",
@@ -78,7 +78,13 @@ impl Snapshotter {
             return Err(failed);
         }
         crate::fail::point("m.after_commit")?;
-        self.backend.committed(record.id);
+        // An active snapshot that came back after a power cut would miss its scratch space.
+        match self.store.settle("commit") {
+            Ok(()) => self.backend.committed(record.id),
+            Err(failed) => {
+                tracing::warn!(name, error = %failed, "scratch space of a committed snapshot stays")
+            }
+        }
         Ok(())
     }
 

@@ -108,6 +108,8 @@ impl Snapshotter {
                 self.stage_and_publish(wanted, id, &chain, progress)?;
                 published = Some(id);
             }
+            // What cannot be mounted is not made: outside of the closure its directory is taken back.
+            self.mounts_of(operation, &record, &chain)?;
             crate::fail::point("c.before_commit").inspect_err(|_| self.take_back(id))?;
             Ok((record, chain))
         });
@@ -197,10 +199,17 @@ impl Snapshotter {
         match made {
             Ok(record) => Ok((record, chain)),
             Err(e) => {
-                // The id is ours for good: a directory of this number is what we made.
-                self.take_back(id);
-                if let Err(failed) = self.store.write("undo", |rows| rows.drop_pending(id)) {
-                    tracing::warn!(%id, error = %failed, "a pending row stays until the next cleanup");
+                // The commit may have happened nevertheless: then the directory is a snapshot's.
+                let dropped = self.store.write("undo", |rows| {
+                    let is_made = rows.record(id)?.is_some();
+                    rows.drop_pending(id).map(|_| !is_made)
+                });
+                match dropped {
+                    Ok(true) => self.take_back(id),
+                    Ok(false) => {}
+                    Err(failed) => {
+                        tracing::warn!(%id, error = %failed, "a pending row stays until the next cleanup");
+                    }
                 }
                 Err(failed(e))
             }

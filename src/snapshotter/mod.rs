@@ -147,6 +147,10 @@ impl Snapshotter {
             let gone = self.store.read(operation, |rows| Ok(rows.record(record.id)?.is_none()));
             match gone {
                 Ok(true) => not_found(operation, &record.name),
+                // The row is there, and what it stands for is not.
+                _ if failed.kind() == ErrorKind::NotFound => {
+                    failed.as_kind(ErrorKind::Corrupt).during(operation, quoted(&record.name))
+                }
                 _ => failed.during(operation, quoted(&record.name)),
             }
         })
@@ -197,10 +201,15 @@ impl Snapshotter {
     pub fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
         check_name("mounts", key)?;
         let (record, chain) = self.find_with_chain("mounts", key)?;
-        if record.kind == SnapshotKind::Active && record.has_directory && self.backend.is_frozen(record.id)? {
-            self.thaw_if_active("mounts", &record);
-        }
+        self.thaw_after_crash("mounts", &record)?;
         self.mounts_of("mounts", &record, &chain)
+    }
+
+    fn thaw_after_crash(&self, operation: &'static str, record: &Record) -> Result<()> {
+        if record.kind == SnapshotKind::Active && record.has_directory && self.backend.is_frozen(record.id)? {
+            self.thaw_if_active(operation, record);
+        }
+        Ok(())
     }
 
     fn mounts_of(

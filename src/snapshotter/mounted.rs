@@ -8,7 +8,7 @@ use super::Snapshotter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mounting::{self, Attached, Detach, How, Server, State};
 use crate::store::{MountHow, MountRow, NewMount, ProcessMark};
-use crate::types::{SnapshotId, check_name, quoted};
+use crate::types::{SnapshotId, check_name};
 use std::path::{Path, PathBuf};
 
 /// Where a snapshot is mounted.
@@ -26,14 +26,18 @@ impl Snapshotter {
     /// # Errors
     /// Those of [`Snapshotter::mounts`] and of [`mounting::attach`]; then nothing is mounted.
     pub fn mount(&self, key: &str, target: &Path) -> Result<MountedAt> {
-        let mounts = self.mounts(key).map_err(|e| e.during("mount", quoted(key)))?;
-        let id = self.store.read("mount", |rows| Ok(rows.find(self.realm(), key)?.id))?;
+        check_name("mount", key)?;
+        let (record, chain) = self.find_with_chain("mount", key)?;
+        self.thaw_after_crash("mount", &record)?;
+        let mounts = self.mounts_of("mount", &record, &chain)?;
+        let id = record.id;
         let attached = mounting::attach(&mounts, target, &self.settings.mounting)?;
         let recorded = row_of(id, &attached).and_then(|row| {
             self.store.write("mount", |rows| {
-                // It may have been removed meanwhile.
-                if rows.record(id)?.is_none() {
-                    return Err(super::not_found("mount", key));
+                // It may have been removed or committed meanwhile.
+                match rows.record(id)? {
+                    Some(now) if now.kind == record.kind => {}
+                    _ => return Err(super::not_found("mount", key)),
                 }
                 rows.add_mount(&row.borrowed()).map(drop)
             })
@@ -54,26 +58,22 @@ impl Snapshotter {
     /// `Busy` if somebody works in it; `NotFound` if it is neither a key nor a directory.
     pub fn unmount(&self, key_or_target: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
         let given = key_or_target.as_ref();
-        let rows = self.rows_to_unmount(given)?;
-        if rows.is_empty() {
-            // A mount without a row: of somebody who died in between.
-            if given.is_absolute() || given.is_dir() {
-                mounting::detach(given, None, Detach::Clean)?;
-            }
-            return Ok(Vec::new());
-        }
+        let rows = match self.rows_to_unmount(given)? {
+            Recorded::Rows(rows) => rows,
+            Recorded::Nothing => return end_unrecorded(given),
+        };
         let mut ended = Vec::new();
         for row in rows {
-            match mounting::state(&attached_of(&row))? {
+            let target = row.target.display().to_string();
+            match state_of(&row)? {
                 State::Elsewhere => {
-                    let cause =
-                        "it is mounted in another mount namespace: unmount it there, or end its programs";
-                    return Err(Error::new(
-                        ErrorKind::Busy,
-                        "unmount",
-                        row.target.display().to_string(),
-                        cause,
-                    ));
+                    let cause = "it is mounted in another namespace: unmount it there, or end its programs";
+                    return Err(Error::new(ErrorKind::Busy, "unmount", target, cause));
+                }
+                State::Covered => {
+                    let cause = "something else is mounted over it, or a directory above it was renamed: \
+                                 undo that first";
+                    return Err(Error::new(ErrorKind::Busy, "unmount", target, cause));
                 }
                 State::Mounted => {
                     let server = attached_of(&row).server;
@@ -91,18 +91,20 @@ impl Snapshotter {
         Ok(ended)
     }
 
-    fn rows_to_unmount(&self, given: &Path) -> Result<Vec<MountRow>> {
+    fn rows_to_unmount(&self, given: &Path) -> Result<Recorded> {
         let key = given.to_str().filter(|key| check_name("unmount", key).is_ok());
         let target = canonical(given);
         self.store.read("unmount", |rows| {
             let at: Vec<MountRow> =
                 rows.all_mounts()?.into_iter().filter(|row| row.target == target).collect();
             if !at.is_empty() {
-                return Ok(at);
+                return Ok(Recorded::Rows(at));
             }
             match key.map(|key| rows.id(self.realm(), key)).transpose()?.flatten() {
-                Some(id) => Ok(rows.mounts_of(id)?.into_iter().filter(|row| !is_held(row)).collect()),
-                None if given.exists() => Ok(Vec::new()),
+                Some(id) => {
+                    Ok(Recorded::Rows(rows.mounts_of(id)?.into_iter().filter(|row| !is_held(row)).collect()))
+                }
+                None if given.symlink_metadata().is_ok() => Ok(Recorded::Nothing),
                 None => {
                     let cause = "it is neither a key of this store nor a mount point";
                     Err(Error::new(ErrorKind::NotFound, "unmount", given.display().to_string(), cause))
@@ -120,7 +122,7 @@ impl Snapshotter {
         let rows = self.store.read("mounted", |rows| rows.mounts_of(rows.find(self.realm(), key)?.id))?;
         let mut found = Vec::new();
         for row in rows.into_iter().filter(|row| !is_held(row)) {
-            if mounting::is_live(&attached_of(&row))? {
+            if is_live(&row)? {
                 found.push(MountedAt { server_pid: row.server.map(|s| s.pid), target: row.target });
             }
         }
@@ -166,9 +168,7 @@ impl Snapshotter {
 
     fn forget_dead(&self, rows: Vec<MountRow>) -> Result<usize> {
         let (held, mounted): (Vec<MountRow>, Vec<MountRow>) = rows.into_iter().partition(is_held);
-        let attached: Vec<Attached> = mounted.iter().map(attached_of).collect();
-        let dead = mounting::find_dead(&attached);
-        let gone = mounted.iter().zip(&attached).filter(|(_, a)| dead.contains(a)).map(|(row, _)| row);
+        let gone = mounted.iter().filter(|row| is_over(row));
         let left = held.iter().filter(|row| row.server.is_none_or(|process| process.is_dead()));
         let dead: Vec<&MountRow> = gone.chain(left).collect();
         if dead.is_empty() {
@@ -181,6 +181,69 @@ impl Snapshotter {
             Ok(dead.len())
         })
     }
+}
+
+/// What is recorded of something to be unmounted.
+enum Recorded {
+    /// These mounts; none, if it is a key whose snapshot is not mounted.
+    Rows(Vec<MountRow>),
+    /// It is a path of which nothing is known.
+    Nothing,
+}
+
+/// Ends the mount of a server of ours whose row was never written, because somebody died in between; anything else is not
+/// ours to end.
+fn end_unrecorded(target: &Path) -> Result<Vec<PathBuf>> {
+    let target = canonical(target);
+    let failed = |e| Error::fuse("unmount", target.display().to_string(), e);
+    match plywood_fuse::sys::mount::mounted_at(&target).map_err(failed)? {
+        None => Ok(Vec::new()),
+        Some((kind, _)) if kind == "fuse.plywood-fuse" => {
+            mounting::detach(&target, None, Detach::Clean)?;
+            Ok(vec![target])
+        }
+        Some((kind, _)) => {
+            let cause = format!("plywood has not mounted the {} there: umount(8) ends it", kind.display());
+            Err(Error::new(ErrorKind::FailedPrecondition, "unmount", target.display().to_string(), cause))
+        }
+    }
+}
+
+/// What became of a recorded mount. A server that is numbered in a namespace which cannot be seen from here is believed to
+/// run, and so is a mount in another namespace if this process does not see all processes of the machine.
+fn state_of(row: &MountRow) -> Result<State> {
+    let here = ProcessMark::current()?;
+    if row.boot_id != here.boot_id {
+        return Ok(State::Unmounted);
+    }
+    if row.server.is_some_and(|server| server.pid_namespace != here.pid_namespace) {
+        return Ok(State::Elsewhere);
+    }
+    let state = mounting::state(&attached_of(row))?;
+    let unseen = row.server.is_none() && here.pid_namespace != FIRST_PID_NAMESPACE;
+    let elsewhere = crate::sys::attach::mount_namespace(None).is_ok_and(|own| own != row.namespace);
+    Ok(if state == State::Unmounted && unseen && elsewhere { State::Elsewhere } else { state })
+}
+
+/// The number of the namespace that has every process of the machine: `PROC_PID_INIT_INO` of Linux.
+const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
+
+fn is_live(row: &MountRow) -> Result<bool> {
+    Ok(matches!(state_of(row)?, State::Mounted | State::Covered | State::Elsewhere))
+}
+
+/// True if a row can go; a mount whose server is dead is detached. What cannot be looked at is kept, and told in the log.
+fn is_over(row: &MountRow) -> bool {
+    let over = match state_of(row) {
+        Ok(State::Mounted | State::Covered | State::Elsewhere) => Ok(false),
+        Ok(State::Unmounted) => Ok(true),
+        Ok(State::Dead) => mounting::detach(&row.target, None, Detach::Lazy).map(|()| true),
+        Err(error) => Err(error),
+    };
+    over.unwrap_or_else(|error| {
+        tracing::warn!(target = %row.target.display(), %error, "a mount that was recorded cannot be looked at");
+        false
+    })
 }
 
 /// True if the row says that a process works in the snapshot, and not where it is mounted: see [`Snapshotter::hold`].

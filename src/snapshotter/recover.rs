@@ -64,6 +64,7 @@ impl Snapshotter {
         let mut report =
             CleanupReport { dropped_rows: self.forget_dead_mounts()?, ..CleanupReport::default() };
         self.store.sweep_readers()?;
+        self.store.settle("cleanup")?;
         // Nobody publishes a directory while the write transaction lasts; renames are quick, deletes come after.
         let garbage = self.store.write("cleanup", |rows| {
             let dropped = rows.drop_dead_pending(is_dead)?.len();

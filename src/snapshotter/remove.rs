@@ -129,7 +129,13 @@ impl Snapshotter {
         })?;
         crate::fail::point("r.after_commit")?;
         if removed.record.has_directory {
-            self.remover.remove(removed.record.id);
+            match self.store.settle("remove") {
+                Ok(()) => self.remover.remove(removed.record.id),
+                Err(failed) => {
+                    let id = removed.record.id;
+                    tracing::warn!(%id, error = %failed, "the directory of a removed snapshot stays until the next cleanup");
+                }
+            }
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! How a snapshotter is opened, and which backend it gets.
 
-use crate::backend::open::{BackendSettings, open, try_all};
+use crate::backend::open::{BackendSettings, open, open_working, try_all};
 use crate::backend::{Backend, BackendName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Layout;
@@ -81,7 +81,11 @@ pub(super) fn choose_backend(
     if let Some(recorded) = recorded {
         check_readable(layout, recorded, wanted)?;
     }
-    let backend = open(wanted, layout, &settings.backends)?;
+    // Recorded for good. Directories of the others can be made anywhere, subvolumes cannot.
+    let backend = match (wanted, recorded) {
+        (BackendName::Btrfs, None) => open_working(wanted, layout, &settings.backends)?,
+        _ => open(wanted, layout, &settings.backends)?,
+    };
     if recorded.is_none() {
         // Somebody else may have been quicker.
         store.write("open store", |rows| match rows.backend()? {

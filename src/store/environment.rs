@@ -160,6 +160,22 @@ impl Store {
         synced
     }
 
+    /// Makes certain that what was written cannot be lost any more, before something is done that relies on it: a row that
+    /// came back after a power cut would miss its directory. With [`Durability::Full`] that is so already.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn settle(&self, operation: &'static str) -> Result<()> {
+        if self.settings.durability == Durability::Full {
+            return Ok(());
+        }
+        match &*self.gate.read() {
+            Some(opened) => opened.env.sync(true).map_err(|e| failed(operation, "", e)),
+            // It was synced when it was closed.
+            None => Ok(()),
+        }
+    }
+
     fn close_once(&self, before: impl FnOnce(&Opened)) {
         if !self.registered.swap(false, Ordering::AcqRel) {
             return;

@@ -286,6 +286,39 @@ pub fn mount_number(path: &Path) -> io::Result<u64> {
     Ok(answer.stx_mnt_id)
 }
 
+/// True if a mount of this number is still there, wherever its path leads now; `None` where the kernel cannot tell.
+///
+/// # Source
+/// statmount(2), since Linux 6.8, for numbers of [`mount_number`]: ENOENT without the mount, EPERM if it cannot be reached
+/// from our root.
+pub fn mount_exists(number: u64) -> Option<bool> {
+    #[repr(C)]
+    struct Wanted {
+        size: u32,
+        spare: u32,
+        number: u64,
+        parts: u64,
+    }
+    const STATMOUNT: libc::c_long = 457;
+    const BASIC: u64 = 2;
+    let wanted = Wanted { size: 24, spare: 0, number, parts: BASIC };
+    const { assert!(size_of::<Wanted>() == 24) };
+    let mut answer = [0u64; 128];
+    // SAFETY: the kernel reads `size` bytes of the request and writes at most as many bytes as it is told into the answer;
+    // both live until the call returns.
+    let done = unsafe {
+        libc::syscall(STATMOUNT, &raw const wanted, answer.as_mut_ptr(), size_of_val(&answer), 0usize)
+    };
+    if done == 0 {
+        return Some(true);
+    }
+    match io::Error::last_os_error().raw_os_error() {
+        Some(libc::ENOENT) => Some(false),
+        Some(libc::EPERM) => Some(true),
+        _ => None,
+    }
+}
+
 /// The mount points at `target` and below it, the last one mounted first.
 ///
 /// # Errors
@@ -339,6 +372,13 @@ mod tests {
     fn mounts_and_namespaces_have_numbers() {
         assert_ne!(mount_number(Path::new("/")).unwrap(), mount_number(Path::new("/proc")).unwrap());
         assert_eq!(mount_namespace(None).unwrap(), mount_namespace(Some(std::process::id())).unwrap());
+    }
+
+    #[test]
+    fn a_mount_is_found_by_its_number() {
+        let root = mount_exists(mount_number(Path::new("/")).unwrap());
+        assert_ne!(root, Some(false));
+        assert_eq!(mount_exists(u64::MAX - 1), root.map(|_| false));
     }
 
     #[test]

@@ -386,3 +386,93 @@ pub fn a_removal_that_cannot_delete_succeeds_and_is_logged(world: &World) {
     let report = world.snapshotter.cleanup().unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(report.deleted, 1);
 }
+
+fn run(program: &str, words: &[&std::ffi::OsStr]) {
+    let done =
+        std::process::Command::new(program).args(words).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    assert!(done.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// A tmpfs of somebody else; gone with its scope.
+struct Foreign(PathBuf);
+
+impl Foreign {
+    fn mount(at: PathBuf) -> Foreign {
+        run("mount", &["-t".as_ref(), "tmpfs".as_ref(), "tmpfs".as_ref(), at.as_os_str()]);
+        Foreign(at)
+    }
+
+    fn is_there(&self) -> bool {
+        plywood_fuse::sys::mount::mounted_at(&self.0)
+            .is_ok_and(|there| there.is_some_and(|(kind, _)| kind == "tmpfs"))
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+pub fn what_somebody_else_mounted_is_not_unmounted(world: &World) {
+    world.layer("base", "", |root| write(&root.join("a"), "a"));
+    world.prepare("key", "base");
+    // Below a directory, by the name of a key, and below a mount of ours.
+    let foreign = Foreign::mount(world.dir("host/disk"));
+    assert!(world.snapshotter.unmount(world.dir("host")).is_ok_and(|ended| ended.is_empty()));
+    assert!(foreign.is_there());
+    let refused = world.snapshotter.unmount(&foreign.0);
+    assert_eq!(kind(refused), Some(ErrorKind::FailedPrecondition));
+    assert!(foreign.is_there());
+    world.snapshotter.mount("key", &foreign.0).unwrap_or_else(|e| panic!("{e}"));
+    assert!(!foreign.is_there());
+    assert_eq!(world.snapshotter.unmount("key").unwrap_or_else(|e| panic!("{e}")).len(), 1);
+    assert!(foreign.is_there(), "what was there before is there again");
+    assert_eq!(world.snapshotter.unmount("key").unwrap_or_else(|e| panic!("{e}")), Vec::<PathBuf>::new());
+    assert!(foreign.is_there());
+}
+
+pub fn a_mount_that_is_covered_or_moved_is_still_one(world: &World) {
+    world.layer("base", "", |root| write(&root.join("a"), "a"));
+    for key in ["covered", "moved"] {
+        world.prepare(key, "base");
+    }
+    let target = world.dir("target");
+    world.snapshotter.mount("covered", &target).unwrap_or_else(|e| panic!("{e}"));
+    let foreign = Foreign::mount(target.clone());
+    assert_eq!(kind(world.snapshotter.remove("covered")), Some(ErrorKind::Busy));
+    assert_eq!(kind(world.snapshotter.unmount("covered")), Some(ErrorKind::Busy));
+    assert!(foreign.is_there());
+    drop(foreign);
+    world.snapshotter.unmount("covered").unwrap_or_else(|e| panic!("{e}"));
+    world.remove("covered");
+
+    let outer = world.dir("outer");
+    world.snapshotter.mount("moved", &world.dir("outer/inner")).unwrap_or_else(|e| panic!("{e}"));
+    let elsewhere = outer.with_file_name("elsewhere");
+    fs::rename(&outer, &elsewhere).expect("a directory above a mount point can be renamed");
+    assert_eq!(kind(world.snapshotter.remove("moved")), Some(ErrorKind::Busy));
+    fs::rename(&elsewhere, &outer).expect("and back");
+    world.snapshotter.unmount("moved").unwrap_or_else(|e| panic!("{e}"));
+    world.remove("moved");
+}
+
+pub fn a_store_that_leads_elsewhere_is_not_opened(world: &World) {
+    let victim = world.dir("victim");
+    fs::create_dir(victim.join("12")).expect("mkdir");
+    let open = |root: PathBuf| {
+        let mut settings = world.settings().clone();
+        settings.root = root;
+        Snapshotter::open(settings).map(drop)
+    };
+    let evil = world.settings().root.join("../evil");
+    fs::create_dir(&evil).expect("mkdir");
+    std::os::unix::fs::symlink(&victim, evil.join("snapshots")).expect("ln -s");
+    assert_eq!(kind(open(evil)), Some(ErrorKind::Corrupt));
+    let foreign = world.settings().root.join("../foreign");
+    fs::create_dir(&foreign).expect("mkdir");
+    std::os::unix::fs::chown(&foreign, Some(1), Some(1)).expect("chown");
+    assert_eq!(kind(open(foreign)), Some(ErrorKind::PermissionDenied));
+    assert!(victim.join("12").is_dir());
+    assert_ne!(fs::metadata(&victim).expect("stat").mode() & 0o777, 0o700);
+}
