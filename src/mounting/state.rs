@@ -51,11 +51,9 @@ pub fn state(attached: &Attached) -> Result<State> {
         Err(e) => return Err(failed(e)),
     };
     if by_path != Some(attached.mount_id) {
-        // A server ends with its mount.
-        let is_there = match attached.server {
-            Some(server) => server.is_running(),
-            None => kernel::mount_exists(attached.mount_id).unwrap_or(false),
-        };
+        // Where the kernel cannot tell: a server ends with its mount.
+        let runs = || attached.server.is_some_and(Server::is_running);
+        let is_there = kernel::mount_exists(attached.mount_id).unwrap_or_else(runs);
         return Ok(if is_there { State::Covered } else { State::Unmounted });
     }
     // One that runs is not asked; one that does not, or is numbered in another namespace, cannot hang.
@@ -129,11 +127,28 @@ mod tests {
         let row = recorded(Path::new("/"), How::Kernel);
         let own = Server::of(std::process::id()).unwrap();
         let gone = Server { start_time: own.start_time + 1, ..own };
+        // Kernels that cannot tell are asked about servers only.
+        let there = match kernel::mount_exists(row.mount_id) {
+            Some(true) => State::Covered,
+            _ => State::Unmounted,
+        };
         let cases = [
             (row.clone(), State::Mounted),
             (Attached { boot_id: "another".into(), ..row.clone() }, State::Unmounted),
             (Attached { mount_id: row.mount_id + 1_000_000, ..row.clone() }, State::Unmounted),
-            (Attached { target: dir.path().join("missing"), ..row.clone() }, State::Unmounted),
+            (
+                Attached { target: dir.path().join("missing"), mount_id: u64::MAX - 1, ..row.clone() },
+                State::Unmounted,
+            ),
+            (
+                Attached {
+                    target: dir.path().join("missing"),
+                    how: How::Server,
+                    server: Some(own),
+                    ..row.clone()
+                },
+                State::Covered,
+            ),
             (Attached { how: How::Server, ..row.clone() }, State::Mounted),
             (Attached { how: How::Server, server: Some(own), ..row.clone() }, State::Mounted),
             // It answers, whoever serves it.
