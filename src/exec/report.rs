@@ -95,7 +95,11 @@ impl Message {
 /// A failure of ours counts more than how the command ended: then its changes may be incomplete.
 pub fn outcome(messages: &[Message]) -> Option<Result<Outcome>> {
     let failed = messages.iter().find_map(|message| match message {
-        Message::Failed(kind, text) => Some(Err(Error::new(*kind, OPERATION, "", text))),
+        Message::Failed(kind, text) => {
+            // One that names this operation already says it once.
+            let cause = text.strip_prefix(OPERATION).and_then(|text| text.strip_prefix(": ")).unwrap_or(text);
+            Some(Err(Error::new(*kind, OPERATION, "", cause)))
+        }
         _ => None,
     });
     let not_started = || {
@@ -150,5 +154,8 @@ mod tests {
             (error.kind(), error.to_string()),
             (ErrorKind::Busy, "exec: unmount: it is busy".to_owned())
         );
+        let inner = Error::new(ErrorKind::NotFound, OPERATION, "enter directory /x", "there is none");
+        let error = outcome(&[Message::of(&inner)]).unwrap().unwrap_err();
+        assert_eq!(error.to_string(), inner.to_string());
     }
 }

@@ -155,6 +155,7 @@ mod tests {
             (Attached { how: How::Server, server: Some(gone), ..row.clone() }, State::Mounted),
             (Attached { namespace: 1, server: Some(own), ..row.clone() }, State::Elsewhere),
             (Attached { namespace: 1, server: Some(gone), ..row.clone() }, State::Unmounted),
+            (Attached { target: dir.path().join("missing"), ..row.clone() }, there),
         ];
         for (row, expected) in &cases {
             assert_eq!(state(row).unwrap(), *expected, "{row:?}");

@@ -31,6 +31,7 @@ const POINTS: &[(&str, &[&str], &[BackendName])] = &[
     ("r.mid_delete", &[REMOVE], &[BackendName::Fuse, BackendName::Overlay, BackendName::Native]),
     ("u.before_commit", &[UPDATE], &BackendName::ALL),
     ("g.after_list", &[CLEANUP], &BackendName::ALL),
+    ("g.mid_delete", &[CLEANUP], &BackendName::ALL),
 ];
 
 const STORE: &str = "PLYWOOD_TEST_STORE";
