@@ -8,14 +8,18 @@
 //!     7/                one snapshot by its id: a directory, or a btrfs subvolume
 //!       fs/             content, for backends that stack layers
 //!       work/           scratch space of overlays, until the snapshot is committed
-//!     new-7-4d2-1f-0/   being made: garbage when its maker is gone
-//!     rm-7-4d2-20-1/    being removed: garbage
+//!     new-7-MAKER/      being made: garbage when its maker is gone
+//!     new-0-MAKER/      a trial of a backend: garbage when its maker is gone
+//!     rm-7-MAKER/       being removed: garbage
 //!   mnt/7               mount points that plywood keeps itself
+//!     work-7/           scratch space of the mount of a full copy: garbage when the snapshot is gone
+//!     exec-MAKER/       mount point of a command: garbage when its maker is gone
 //! ```
 //!
-//! Keys and names never become path components: only ids do.
+//! Keys and names never become path components: only ids do, and MAKER: a process and a count, in hex.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::ProcessMark;
 use crate::types::SnapshotId;
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::AsRawFd;
@@ -36,10 +40,23 @@ pub enum Entry {
     Snapshot(SnapshotId),
     /// Something that is being made, to be the snapshot of this id.
     Staged(SnapshotId),
+    /// A trial of a backend, by this process. It is nobody's snapshot, and no transaction protects it.
+    Trial(Option<ProcessMark>),
     /// Something that is being removed.
     Removed,
     /// Not ours.
     Foreign,
+}
+
+/// What a name below `mnt` means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MountEntry {
+    /// Scratch space of the mount of this snapshot.
+    Work(SnapshotId),
+    /// The mount point of a command that this process runs.
+    Exec(ProcessMark),
+    /// Nothing that is ever garbage.
+    Other,
 }
 
 impl Layout {
@@ -136,19 +153,34 @@ impl Layout {
         self.snapshots().join(unique("rm", id))
     }
 
+    /// Where the directory of a trial has its mount.
+    pub fn trial_mount(trial: &Path) -> PathBuf {
+        trial.join("mnt")
+    }
+
     /// What a name below [`Layout::snapshots`] means.
     pub fn entry(name: &str) -> Entry {
-        let id = |text: &str| text.parse::<u64>().ok().filter(|id| id.to_string() == text).map(SnapshotId);
         let first = |rest: &str| id(rest.split('-').next().unwrap_or_default());
         if let Some(staged) = name.strip_prefix("new-").and_then(first) {
-            return Entry::Staged(staged);
+            let trial = || name.strip_prefix("new-0-").and_then(maker_of);
+            return if staged == TRIAL { Entry::Trial(trial()) } else { Entry::Staged(staged) };
         }
         if name.strip_prefix("rm-").and_then(first).is_some() {
             return Entry::Removed;
         }
         id(name).map_or(Entry::Foreign, Entry::Snapshot)
     }
+
+    /// What a name below [`Layout::mounts`] means.
+    pub fn mount_entry(name: &str) -> MountEntry {
+        let work = || name.strip_prefix("work-").and_then(id).map(MountEntry::Work);
+        let exec = || name.strip_prefix("exec-").and_then(maker_of).map(MountEntry::Exec);
+        work().or_else(exec).unwrap_or(MountEntry::Other)
+    }
 }
+
+/// The id of the directories of trials: no snapshot has it.
+pub const TRIAL: SnapshotId = SnapshotId(0);
 
 /// Makes sure that a directory of the store is a directory and ours, and for nobody else if `closed`: whoever else owns it
 /// could lead us anywhere by a symlink.
@@ -190,12 +222,45 @@ pub const CONTENT: &str = "fs";
 /// The name of the scratch space below such a snapshot.
 pub const WORK: &str = "work";
 
-/// A name that no process of this machine has used: process, time and a counter tell them apart.
+/// A name that no process of this machine has used, and that tells who made it: see [`Layout::entry`].
 fn unique(what: &str, id: SnapshotId) -> String {
+    by_this_process(&format!("{what}-{id}"))
+}
+
+/// `what` with this process and a counter: no other process ever writes that, and whether the maker lives can be told.
+pub fn by_this_process(what: &str) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!("{what}-{id}-{:x}-{:x}-{count:x}", std::process::id(), since.as_nanos())
+    match ProcessMark::current() {
+        Ok(ProcessMark { pid, start_time, boot_id, pid_namespace }) => {
+            let boot = u128::from_be_bytes(boot_id);
+            format!("{what}-{pid:x}-{start_time:x}-{pid_namespace:x}-{boot:x}-{count:x}")
+        }
+        // Without /proc nobody can be told to live: the time tells the names apart.
+        Err(_) => {
+            let now = std::time::SystemTime::now();
+            let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            format!("{what}-{:x}-{:x}-{count:x}", std::process::id(), since.as_nanos())
+        }
+    }
+}
+
+/// The process in the rest of a name by [`by_this_process`].
+fn maker_of(rest: &str) -> Option<ProcessMark> {
+    let parts: Vec<u128> =
+        rest.split('-').map(|part| u128::from_str_radix(part, 16).ok()).collect::<Option<_>>()?;
+    let [pid, start_time, pid_namespace, boot, _count] = parts[..] else { return None };
+    Some(ProcessMark {
+        pid: u32::try_from(pid).ok()?,
+        start_time: u64::try_from(start_time).ok()?,
+        boot_id: boot.to_be_bytes(),
+        pid_namespace: u64::try_from(pid_namespace).ok()?,
+    })
+}
+
+/// A number as we write it.
+fn id(text: &str) -> Option<SnapshotId> {
+    text.parse::<u64>().ok().filter(|id| id.to_string() == text).map(SnapshotId)
 }
 
 #[cfg(test)]
@@ -218,6 +283,20 @@ mod tests {
         ];
         for (name, entry) in cases {
             assert_eq!(Layout::entry(name), entry, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn the_names_of_trials_and_of_mount_points_tell_who_made_them() {
+        let own = ProcessMark::current().unwrap();
+        let trial = unique("new", TRIAL);
+        assert_eq!(Layout::entry(&trial), Entry::Trial(Some(own)), "{trial}");
+        assert_ne!(unique("new", TRIAL), trial);
+        assert_eq!(Layout::entry("new-0-4d2-1f-0"), Entry::Trial(None));
+        assert_eq!(Layout::mount_entry(&by_this_process("exec")), MountEntry::Exec(own));
+        assert_eq!(Layout::mount_entry("work-7"), MountEntry::Work(SnapshotId(7)));
+        for other in ["7", "empty", "work-", "work-07", "exec-4d2-1f-0", "exec-x-1-1-1-1", "exec-"] {
+            assert_eq!(Layout::mount_entry(other), MountEntry::Other, "{other:?}");
         }
     }
 }

@@ -22,7 +22,7 @@ mod support;
 use privileges::{Who, again};
 
 /// As many tests as there are in `anyone`.
-const TESTS: usize = 6;
+const TESTS: usize = 10;
 
 #[test]
 fn root_mounts_and_runs() {
@@ -71,6 +71,26 @@ mod anyone {
     #[test]
     fn content_of_other_owners_is_measured_shown_copied_and_removed() {
         mounted::content_of_other_owners_is_measured_shown_copied_and_removed();
+    }
+
+    #[test]
+    fn the_owner_of_the_root_directory_is_that_of_the_parent() {
+        mounted::the_owner_of_the_root_directory_is_that_of_the_parent();
+    }
+
+    #[test]
+    fn the_backend_overlay_reads_layers_with_content_of_other_owners() {
+        mounted::the_backend_overlay_reads_layers_with_content_of_other_owners();
+    }
+
+    #[test]
+    fn a_cleanup_ends_the_mount_of_a_trial_whose_maker_is_dead() {
+        mounted::a_cleanup_ends_the_mount_of_a_trial_whose_maker_is_dead();
+    }
+
+    #[test]
+    fn nothing_stays_among_the_mount_points_after_rm_and_cleanup() {
+        mounted::nothing_stays_among_the_mount_points_after_rm_and_cleanup();
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Everything is below one `new-0-*` in the store, where no snapshot is, and goes when the trial is over. Who may make
 //! a mount namespace mounts in one of his own, so that even a crash leaves no mount behind; a plain user mounts
-//! through `fusermount3`, where everybody can see it.
+//! through `fusermount3`, where everybody can see it. The name tells who tries, and a cleanup spares it while he lives.
 
 use super::delete::delete_tree;
 use super::directory::{disk_error, make};
@@ -10,19 +10,15 @@ use super::native::can_share_data;
 use super::open::{BackendSettings, needs};
 use super::overlay::extra_options;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layout::Layout;
+use crate::layout::{Layout, TRIAL};
 use crate::sys::mount;
 use crate::sys::userns::Privilege;
-use crate::types::SnapshotId;
 use plywood_fuse::error::Error as SysError;
 use plywood_fuse::sys::mount::{Detach, FUSE_DEVICE, open_fuse_device, unmount};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// What the scratch directory is called: no snapshot has this id.
-const SCRATCH: SnapshotId = SnapshotId(0);
 
 /// How long an unmount is tried: a mount is busy for a moment after it was looked at.
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(5);
@@ -35,7 +31,7 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(layout: &Layout) -> Result<Scratch> {
-        let path = layout.staged(SCRATCH);
+        let path = layout.staged(TRIAL);
         make(&path, 0o700)?;
         Ok(Scratch(path))
     }
@@ -46,7 +42,9 @@ impl Scratch {
 
     /// Layers for a stack: one file below, one whiteout to be made, one file to be written.
     fn stack(&self, extra: &[String]) -> Result<Stack> {
-        for name in ["low", "fs", "work", "mnt"] {
+        let target = Layout::trial_mount(&self.0);
+        make(&target, 0o755)?;
+        for name in ["low", "fs", "work"] {
             make(&self.path(name), 0o755)?;
         }
         for name in ["low/a", "low/b"] {
@@ -56,7 +54,7 @@ impl Scratch {
         let layer = |key: &str, name: &str| format!("{key}={}", self.path(name).display());
         let mut options = vec![layer("workdir", "work"), layer("upperdir", "fs"), layer("lowerdir", "low")];
         options.extend(extra.iter().cloned());
-        Ok(Stack { target: self.path("mnt"), options: options.join(",") })
+        Ok(Stack { target, options: options.join(",") })
     }
 }
 

@@ -13,6 +13,8 @@ pub enum Touches {
     Rows,
     /// Rows; and content where the backend copies it.
     RowsOrCopies,
+    /// Rows; and content where the backend looks through layers before it mounts them.
+    RowsOrLayers,
     /// Content.
     Content,
 }
@@ -40,10 +42,9 @@ pub fn touches(command: &Command) -> Touches {
         Command::Commit(_) | Command::Rm(_) | Command::Usage(_) | Command::Cleanup | Command::Fs(_) => {
             Touches::Content
         }
-        // It makes namespaces of its own, in which it needs no other around it.
-        Command::Exec(_)
-        | Command::Mounts(_)
-        | Command::Mount(_)
+        // Exec makes namespaces of its own, and needs another around it for the mounts only.
+        Command::Exec(_) | Command::Mounts(_) => Touches::RowsOrLayers,
+        Command::Mount(_)
         | Command::Umount(_)
         | Command::Stat(_)
         | Command::Ls(_)
@@ -59,7 +60,10 @@ pub fn touches(command: &Command) -> Touches {
 pub fn must_enter(touches: Touches, standing: Standing, backend: Option<BackendName>) -> bool {
     match (standing, touches) {
         (Standing::Root, _) | (_, Touches::Rows) => false,
-        (Standing::Plain, Touches::RowsOrCopies) => backend == Some(BackendName::Native),
+        (Standing::Plain, Touches::RowsOrCopies) => {
+            matches!(backend, Some(BackendName::Native | BackendName::Overlay))
+        }
+        (Standing::Plain, Touches::RowsOrLayers) => backend == Some(BackendName::Overlay),
         (Standing::Plain, Touches::Content) => true,
     }
 }
@@ -71,36 +75,41 @@ mod tests {
     use clap::{CommandFactory, Parser};
     use std::collections::BTreeSet;
 
-    /// What is typed, and whether a plain user enters a namespace with the backends fuse and native.
-    const CASES: [(&str, bool, bool); 19] = [
-        ("prepare a b", false, true),
-        ("view a b", false, true),
-        ("commit b a", true, true),
-        ("mounts a /mnt", false, false),
-        ("mount a /mnt", false, false),
-        ("umount a", false, false),
-        ("rm a", true, true),
-        ("stat a", false, false),
-        ("ls", false, false),
-        ("tree", false, false),
-        ("usage", true, true),
-        ("label a b=c", false, false),
-        ("cleanup", true, true),
-        ("check", false, false),
-        ("backends", false, false),
-        ("exec a -- true", false, false),
-        ("fs ls a", true, true),
-        ("fs cp x a:/", true, true),
-        ("completions bash", false, false),
+    /// What is typed, and whether a plain user enters a namespace with the backends fuse, native and overlay.
+    const CASES: [(&str, bool, bool, bool); 19] = [
+        ("prepare a b", false, true, true),
+        ("view a b", false, true, true),
+        ("commit b a", true, true, true),
+        ("mounts a /mnt", false, false, true),
+        ("mount a /mnt", false, false, false),
+        ("umount a", false, false, false),
+        ("rm a", true, true, true),
+        ("stat a", false, false, false),
+        ("ls", false, false, false),
+        ("tree", false, false, false),
+        ("usage", true, true, true),
+        ("label a b=c", false, false, false),
+        ("cleanup", true, true, true),
+        ("check", false, false, false),
+        ("backends", false, false, false),
+        ("exec a -- true", false, false, true),
+        ("fs ls a", true, true, true),
+        ("fs cp x a:/", true, true, true),
+        ("completions bash", false, false, false),
     ];
 
     #[test]
     fn a_plain_user_enters_a_namespace_for_content_and_nobody_else_does() {
-        for (words, with_fuse, with_native) in CASES {
+        for (words, with_fuse, with_native, with_overlay) in CASES {
             let args = Args::try_parse_from(std::iter::once("plywood").chain(words.split(' ')))
                 .unwrap_or_else(|e| panic!("{words}: {e}"));
             let touches = touches(&args.command);
-            for (backend, expected) in [(BackendName::Fuse, with_fuse), (BackendName::Native, with_native)] {
+            let cases = [
+                (BackendName::Fuse, with_fuse),
+                (BackendName::Native, with_native),
+                (BackendName::Overlay, with_overlay),
+            ];
+            for (backend, expected) in cases {
                 assert_eq!(
                     must_enter(touches, Standing::Plain, Some(backend)),
                     expected,

@@ -17,7 +17,7 @@
 //!
 //! What is mounted is seen in those namespaces only, and goes with them: if the caller is killed the keeper ends the
 //! init; if the keeper is killed the kernel ends the init and asks the server to end. What a crash leaves is an empty
-//! directory `exec-*` among the mount points, and in a snapshot that is no stack perhaps the mount points themselves.
+//! directory `exec-*` among the mount points, until the next cleanup, and in a snapshot that is no stack perhaps the mount points themselves.
 //!
 //! Nothing is added to the snapshot. Mount points that it lacks (`proc`, `dev`, `sys`, `etc/resolv.conf`, `etc/hosts`)
 //! come from a layer of our own below all of its layers. A writable snapshot that is a plain directory gets `proc`,
@@ -32,6 +32,7 @@ mod keeper;
 mod report;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::layout::by_this_process;
 use crate::mounting::plan::{self, Step};
 use crate::mounting::{MountSettings, server, single};
 use crate::sys::child::{self, Arrived, Sender, Signals, Terminal};
@@ -47,7 +48,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 const OPERATION: &str = "exec";
 
@@ -231,13 +231,10 @@ struct Base(PathBuf);
 
 impl Base {
     fn make(scratch: &Path) -> Result<Base> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
         let failed = |e| Error::io(OPERATION, scratch.display().to_string(), e);
         let scratch = std::fs::canonicalize(scratch).map_err(failed)?;
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("exec-{:x}-{:x}-{count:x}", std::process::id(), since.as_nanos());
-        let path = scratch.join(name);
+        // A cleanup removes it if this process is killed, and not before.
+        let path = scratch.join(by_this_process("exec"));
         std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
         Ok(Base(path))
     }

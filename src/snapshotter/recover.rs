@@ -3,19 +3,24 @@
 //! | left | by a crash | cleared up by |
 //! |---|---|---|
 //! | `new-ID-*` | in prepare or view, before the rename | cleanup, unless a living process has a pending row for ID |
+//! | `new-0-*`, perhaps with a mount | in a trial of a backend | cleanup, unless its maker lives |
 //! | directory of an id without row | in prepare or view after the rename; in remove after the row | cleanup |
 //! | `rm-*` | while deleting | cleanup |
+//! | `mnt/work-ID` | never: it stays from a mount by a plain user | cleanup, once ID is not known |
+//! | `mnt/exec-*` | in exec | cleanup, unless its maker lives |
 //! | pending row | in prepare or view that copies | open, cleanup |
 //! | frozen active snapshot | in commit, before the row | the next call for its mounts |
 //! | mount row | of a mount whose server died, or of an earlier boot | open, cleanup |
 
 use super::Snapshotter;
+use crate::backend::delete::delete_tree;
 use crate::error::{Error, Result};
-use crate::layout::{Entry, Layout};
+use crate::layout::{Entry, Layout, MountEntry};
+use crate::mounting::{self, Detach};
 use crate::store::{Finding, ProcessMark, Writer};
 use crate::types::SnapshotId;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What a cleanup did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,6 +69,7 @@ impl Snapshotter {
         let mut report =
             CleanupReport { dropped_rows: self.forget_dead_mounts()?, ..CleanupReport::default() };
         self.store.sweep_readers()?;
+        self.end_dead_trials()?;
         self.store.settle("cleanup")?;
         // Nobody publishes a directory while the write transaction lasts; renames are quick, deletes come after.
         let garbage = self.store.write("cleanup", |rows| {
@@ -72,13 +78,16 @@ impl Snapshotter {
             for (name, entry) in self.entries()? {
                 garbage.extend(self.move_away(rows, name, entry, &mut report.failed)?);
             }
-            Ok((dropped, garbage))
+            Ok((dropped, garbage, self.unused_mount_entries(rows)?))
         })?;
         crate::fail::point("g.after_list")?;
-        let (dropped, garbage) = garbage;
+        let (dropped, garbage, unused) = garbage;
         report.dropped_rows += dropped;
-        for path in garbage {
-            match self.backend.delete(&path) {
+        let garbage = garbage.into_iter().map(|path| (self.backend.delete(&path), path));
+        for (deleted, path) in
+            garbage.chain(unused.into_iter().map(|(path, entry)| (drop_unused(&path, entry), path)))
+        {
+            match deleted {
                 Ok(()) => report.deleted += 1,
                 Err(e) => {
                     tracing::warn!(path = %path.display(), error = %e, "garbage stays until the next cleanup");
@@ -99,6 +108,7 @@ impl Snapshotter {
     ) -> Result<Option<PathBuf>> {
         Ok(match entry {
             Entry::Removed => Some(path),
+            Entry::Trial(maker) if is_gone(maker) => Some(path),
             Entry::Staged(id) if rows.pending_of(id)?.is_none() => Some(path),
             Entry::Snapshot(id) if !rows.is_known(id)? => match self.backend.retire(id) {
                 Ok(moved) => moved,
@@ -108,20 +118,48 @@ impl Snapshotter {
                     None
                 }
             },
-            Entry::Staged(_) | Entry::Snapshot(_) | Entry::Foreign => None,
+            Entry::Staged(_) | Entry::Trial(_) | Entry::Snapshot(_) | Entry::Foreign => None,
         })
     }
 
-    fn entries(&self) -> Result<Vec<(PathBuf, Entry)>> {
-        let dir = self.layout.snapshots();
-        let failed = |e| Error::io("list store", dir.display().to_string(), e);
-        let mut entries = Vec::new();
-        for entry in std::fs::read_dir(&dir).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let meaning = entry.file_name().to_str().map_or(Entry::Foreign, Layout::entry);
-            entries.push((entry.path(), meaning));
+    /// Ends what trials of processes that are no more left mounted; [`Snapshotter::cleanup`] deletes the rest. To be
+    /// called by whoever mounted, too: root of a user namespace cannot end the mounts outside of it.
+    ///
+    /// # Errors
+    /// That of listing the store. Trouble with one mount is told in the log: its directory cannot be deleted then.
+    pub fn end_dead_trials(&self) -> Result<()> {
+        for (path, entry) in self.entries()? {
+            if let Entry::Trial(maker) = entry
+                && is_gone(maker)
+                && let Err(e) = mounting::detach(&Layout::trial_mount(&path), None, Detach::Lazy)
+            {
+                tracing::warn!(path = %path.display(), error = %e, "a mount of a trial stays until the next cleanup");
+            }
         }
-        Ok(entries)
+        Ok(())
+    }
+
+    /// What nobody uses any more among the mount points.
+    fn unused_mount_entries(&self, rows: &Writer<'_>) -> Result<Vec<(PathBuf, MountEntry)>> {
+        let mut unused = Vec::new();
+        for (path, name) in list(&self.layout.mounts())? {
+            let entry = name.as_deref().map_or(MountEntry::Other, Layout::mount_entry);
+            let is_unused = match entry {
+                // No id is used twice.
+                MountEntry::Work(id) => !rows.is_known(id)?,
+                MountEntry::Exec(maker) => is_dead(&maker),
+                MountEntry::Other => false,
+            };
+            if is_unused {
+                unused.push((path, entry));
+            }
+        }
+        Ok(unused)
+    }
+
+    fn entries(&self) -> Result<Vec<(PathBuf, Entry)>> {
+        let all = list(&self.layout.snapshots())?.into_iter();
+        Ok(all.map(|(path, name)| (path, name.as_deref().map_or(Entry::Foreign, Layout::entry))).collect())
     }
 
     /// Verifies every invariant of the store; with `repair`, mends what can be mended.
@@ -141,6 +179,37 @@ impl Snapshotter {
             Ok(CheckReport { findings, repaired })
         })
     }
+}
+
+/// What is in a directory, with the names that are text.
+fn list(dir: &Path) -> Result<Vec<(PathBuf, Option<String>)>> {
+    let failed = |e| Error::io("list store", dir.display().to_string(), e);
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        all.push((entry.path(), entry.file_name().into_string().ok()));
+    }
+    Ok(all)
+}
+
+/// Deletes what nobody uses among the mount points.
+fn drop_unused(path: &Path, entry: MountEntry) -> Result<()> {
+    match entry {
+        MountEntry::Work(_) => delete_tree(path),
+        // It is empty, and what could be mounted on it is not ours to delete.
+        MountEntry::Exec(_) => match std::fs::remove_dir(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", path.display().to_string(), e))
+            }
+            _ => Ok(()),
+        },
+        MountEntry::Other => Ok(()),
+    }
+}
+
+/// Whether a trial is nobody's. One that tells no maker is of a version that wrote none.
+fn is_gone(maker: Option<ProcessMark>) -> bool {
+    maker.is_none_or(|maker| is_dead(&maker))
 }
 
 /// Whether a check mends what it finds.

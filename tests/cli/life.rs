@@ -1,7 +1,8 @@
 //! Snapshots from their making to their removal, for people and for programs.
 
-use crate::support::{BACKENDS, Cli, column, keys, text};
+use crate::support::{BACKENDS, Cli, by_a_dead_process, column, keys, text};
 use serde_json::json;
+use std::fs;
 
 /// base <- web, and work on top of base.
 fn small(backend: &'static str) -> Cli {
@@ -193,6 +194,38 @@ fn labels_of_a_commit_replace_those_of_the_active_snapshot() {
         let found = cli.run_words(["ls", "-q", filter]);
         assert_eq!(found.out, "owned\n", "{found:?}");
         assert!(cli.bad(2, "prepare x -l containerd.io/snapshot/uidmapping=1:1:1").contains("id 0"));
+    }
+}
+
+#[test]
+fn a_cleanup_spares_trials_and_mount_points_of_processes_that_live() {
+    let alive = plywood::layout::by_this_process;
+    for backend in BACKENDS {
+        let cli = small(backend);
+        let (snapshots, mounts) = (cli.root().join("snapshots"), cli.root().join("mnt"));
+        let kept = [snapshots.join(alive("new-0")), mounts.join(alive("exec")), mounts.join("empty")];
+        let dead = [snapshots.join(by_a_dead_process("new-0")), mounts.join(by_a_dead_process("exec"))];
+        for dir in kept.iter().chain(&dead) {
+            fs::create_dir(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        }
+        assert_eq!(cli.json("cleanup"), json!({"deleted": 2, "dropped_rows": 0, "failed": []}));
+        assert!(kept.iter().all(|dir| dir.is_dir()), "{kept:?}");
+        assert!(dead.iter().all(|dir| !dir.exists()), "{dead:?}");
+    }
+}
+
+#[test]
+fn scratch_space_of_a_mount_goes_once_its_snapshot_is_gone() {
+    for backend in BACKENDS {
+        let cli = small(backend);
+        let ids = crate::privileges::names(&cli.root().join("snapshots"));
+        let known: Vec<String> = ids.iter().map(|id| format!("work-{id}")).collect();
+        let unknown = ["work-990".to_owned(), "work-991".to_owned()];
+        for name in known.iter().chain(&unknown) {
+            cli.stage.file(format!("store/mnt/{name}/work/file"), "scratch");
+        }
+        assert_eq!(cli.json("cleanup")["deleted"], json!(2));
+        assert_eq!(crate::privileges::names(&cli.root().join("mnt")), known);
     }
 }
 

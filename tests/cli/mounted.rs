@@ -1,7 +1,8 @@
 //! `mount`, `umount`, `exec`, and content of other owners: called as users of different rights.
 
-use crate::privileges::{Who, inside, install_busybox, is_mounted};
-use crate::support::{BACKENDS, Cli, text};
+use crate::privileges::{Who, inside, install_busybox, is_mounted, mount, names, server_program};
+use crate::support::{BACKENDS, Cli, by_a_dead_process, text};
+use plywood::mounting::{MountSettings, attach};
 use serde_json::json;
 use std::fs;
 
@@ -130,6 +131,83 @@ fn other_owners(cli: &Cli) {
     assert_eq!(left.len(), 1, "content of other owners is freed: {left:?}");
     assert_eq!(cli.json("cleanup")["failed"], json!([]));
     assert_eq!(cli.good("check"), "nothing is wrong\n");
+}
+
+pub fn the_owner_of_the_root_directory_is_that_of_the_parent() {
+    for backend in BACKENDS {
+        let Some(cli) = with_busybox_by(backend) else { return };
+        let ended = cli.run_words(["exec", "work", "--", "chown", "1000:1001", "/"]);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        cli.good("commit next work");
+        cli.good("prepare more next");
+        cli.good("view look next");
+        for key in ["more", "look"] {
+            let stat = cli.json(&format!("fs stat {key} /"));
+            if matches!(inside(), Some(Who::Root | Who::UserWithIds)) {
+                assert_eq!(
+                    (&stat[0]["uid"], &stat[0]["gid"]),
+                    (&json!(1000), &json!(1001)),
+                    "{key} {backend}"
+                );
+            }
+        }
+        cli.good("rm more look next");
+    }
+}
+
+pub fn the_backend_overlay_reads_layers_with_content_of_other_owners() {
+    let Some(mut cli) = with_busybox() else { return };
+    let script = "mkdir /closed; echo x > /closed/file; chmod 700 /closed; chown 1000:1000 /closed";
+    let ended = cli.run_words(["exec", "work", "--", "sh", "-c", script]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    cli.good("commit next work");
+    cli.backend = "overlay";
+    let made = cli.json("prepare more next");
+    assert_eq!(made["mounts"][0]["type"], json!("overlay"), "{made}");
+    assert_eq!(cli.json("mounts more"), made);
+    cli.good("view look next");
+    assert_eq!(cli.good("exec more -- cat /closed/file"), "x\n");
+    assert_eq!(cli.run_words(["exec", "more", "--", "sh", "-c", "exit 7"]).code, 7);
+    cli.good("rm more look next");
+}
+
+pub fn a_cleanup_ends_the_mount_of_a_trial_whose_maker_is_dead() {
+    let Some(_) = inside() else { return };
+    let cli = Cli::new("fuse");
+    cli.good("prepare one");
+    let mut settings = MountSettings::new(&cli.root().join("mnt"));
+    settings.fuse_program = Some(server_program());
+    let snapshots = cli.root().join("snapshots");
+    let mount_in = |name: &str| {
+        let dir = |part: &str| cli.stage.dir(format!("store/snapshots/{name}/{part}"));
+        let [low, fs, work, mnt] = ["low", "fs", "work", "mnt"].map(dir);
+        let options = format!("workdir={},upperdir={},lowerdir={}", text(&work), text(&fs), text(&low));
+        attach(&[mount("fuse3.plywood-fuse", "overlay", &options)], &mnt, &settings)
+            .unwrap_or_else(|e| panic!("mount: {e}"));
+        snapshots.join(name)
+    };
+    let dead = mount_in(&by_a_dead_process("new-0"));
+    let alive = mount_in(&plywood::layout::by_this_process("new-0"));
+    assert_eq!(cli.json("cleanup"), json!({"deleted": 1, "dropped_rows": 0, "failed": []}));
+    assert!(!is_mounted(&dead) && !dead.exists(), "{}", dead.display());
+    assert!(is_mounted(&alive), "{}", alive.display());
+    cli.run_words(["umount", text(&alive.join("mnt"))]);
+    assert!(!is_mounted(&alive), "{}", alive.display());
+}
+
+pub fn nothing_stays_among_the_mount_points_after_rm_and_cleanup() {
+    let Some(_) = inside() else { return };
+    let cli = Cli::new("native");
+    cli.good("prepare one");
+    cli.stage.dir("target");
+    cli.good("mount one target");
+    fs::write(cli.stage.path("target/file"), "through the mount").expect("it is writable");
+    cli.good("umount one");
+    cli.good("rm one");
+    cli.good("cleanup");
+    let left: Vec<String> =
+        names(&cli.root().join("mnt")).into_iter().filter(|name| name != "empty").collect();
+    assert_eq!(left, Vec::<String>::new());
 }
 
 pub fn a_view_is_read_only_for_exec() {

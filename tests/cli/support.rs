@@ -12,7 +12,7 @@ pub const BACKENDS: [&str; 2] = ["native", "fuse"];
 /// A store, and whoever works on it.
 pub struct Cli {
     pub stage: Stage,
-    backend: &'static str,
+    pub backend: &'static str,
 }
 
 /// How the program ended.
@@ -111,6 +111,15 @@ impl Cli {
 pub fn ended(output: Output) -> Ended {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the output is UTF-8");
     Ended { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// A name of [`plywood::layout::by_this_process`], as if an earlier process with the same number had made it.
+pub fn by_a_dead_process(what: &str) -> String {
+    let own = plywood::layout::by_this_process(what);
+    let mut parts: Vec<&str> = own.split('-').collect();
+    let start_time = parts.len() - 4;
+    parts[start_time] = "1";
+    parts.join("-")
 }
 
 /// The keys of a JSON object, sorted.

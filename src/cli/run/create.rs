@@ -7,7 +7,9 @@ use crate::cli::namespace::Touches;
 use crate::cli::output::Answer;
 use crate::snapshotter::Snapshotter;
 use crate::types::Mount;
+use plywood_fuse::sys::process::{effective_gid, effective_uid};
 use serde::Serialize;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// A new snapshot.
@@ -39,17 +41,12 @@ fn create(
     args: &args::Create,
     make: impl FnOnce(&Snapshotter, &str, Option<&str>) -> crate::error::Result<Vec<Mount>>,
 ) -> Outcome {
-    let mut snapshotter = session.open()?;
-    // Only the store knows whether its backend copies the parent.
-    if session.must_enter(Touches::RowsOrCopies, Some(snapshotter.backend())) {
-        Session::close(&snapshotter);
-        drop(snapshotter);
-        if let Some(code) = session.enter()? {
-            return Ok(code);
-        }
-        snapshotter = session.open()?;
-    }
     let parent = Some(args.parent.as_str()).filter(|parent| !parent.is_empty());
+    let inherits = |snapshotter: &Snapshotter| parent.is_some_and(|parent| is_of_others(snapshotter, parent));
+    let snapshotter = match session.open_or_enter(Touches::RowsOrCopies, inherits)? {
+        Ok(snapshotter) => snapshotter,
+        Err(code) => return Ok(code),
+    };
     let mounts = make(&snapshotter, &args.key, parent)?;
     Session::close(&snapshotter);
     session.print(&Created(Mounts {
@@ -57,6 +54,14 @@ fn create(
         mounts: &mounts,
         target: args.target.as_deref().map(Path::as_os_str),
     }))
+}
+
+/// True if the root directory of a snapshot belongs to another id than ours, which only root of a namespace with that
+/// id can give to the root directory of a child. What cannot be looked at is reported when the child is made.
+fn is_of_others(snapshotter: &Snapshotter, parent: &str) -> bool {
+    let root = snapshotter.layers(parent).ok().and_then(|layers| layers.lowers.into_iter().next());
+    let meta = root.and_then(|root| std::fs::metadata(root).ok());
+    meta.is_some_and(|meta| (meta.uid(), meta.gid()) != (effective_uid(), effective_gid()))
 }
 
 /// A committed snapshot.

@@ -3,6 +3,7 @@
 use super::{Outcome, Session};
 use crate::cli::args;
 use crate::cli::exit::Code;
+use crate::cli::namespace::Touches;
 use crate::cli::output::printable;
 use crate::cli::report;
 use crate::exec::{ExecRequest, Outcome as Ended, run};
@@ -17,7 +18,10 @@ pub(super) fn exec(session: &Session, args: args::Exec) -> Outcome {
 }
 
 fn ended(session: &Session, args: args::Exec) -> crate::error::Result<Code> {
-    let snapshotter = session.open()?;
+    let snapshotter = match session.open_or_enter(Touches::RowsOrLayers, |_| false)? {
+        Ok(snapshotter) => snapshotter,
+        Err(code) => return Ok(code),
+    };
     let mounts = snapshotter.mounts(&args.key).map_err(|e| e.during("exec", args.key.clone()))?;
     let mounting = snapshotter.settings().mounting.clone();
     snapshotter.hold(&args.key).map_err(|e| e.during("exec", args.key.clone()))?;

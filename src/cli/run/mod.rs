@@ -61,7 +61,12 @@ pub fn run(args: Args, settings: Settings, words: Vec<OsString>) -> Outcome {
     let touches = namespace::touches(&args.command);
     if session.must_enter(touches, None) {
         // A new store gets the backend that works for this user, who mounts without a namespace.
-        Session::close(&session.open()?);
+        let snapshotter = session.open()?;
+        if matches!(args.command, Command::Cleanup) {
+            snapshotter.end_dead_trials()?;
+        }
+        Session::close(&snapshotter);
+        drop(snapshotter);
         if let Some(code) = session.enter()? {
             return Ok(code);
         }
@@ -94,6 +99,28 @@ pub fn run(args: Args, settings: Settings, words: Vec<OsString>) -> Outcome {
 }
 
 impl Session {
+    /// Opens the store for a command that touches this, unless the whole command was done in a user namespace: then its
+    /// code. Only the store knows what its backend does with content; `needs_ids` tells whether other ids are needed
+    /// besides.
+    fn open_or_enter(
+        &self,
+        touches: Touches,
+        needs_ids: impl FnOnce(&Snapshotter) -> bool,
+    ) -> Result<std::result::Result<Snapshotter, Code>> {
+        let snapshotter = self.open()?;
+        let is_plain = self.standing == Standing::Plain;
+        let must = self.must_enter(touches, Some(snapshotter.backend())) || (is_plain && needs_ids(&snapshotter));
+        if !must {
+            return Ok(Ok(snapshotter));
+        }
+        Session::close(&snapshotter);
+        drop(snapshotter);
+        match self.enter()? {
+            Some(code) => Ok(Err(code)),
+            None => self.open().map(Ok),
+        }
+    }
+
     fn must_enter(&self, touches: Touches, backend: Option<BackendName>) -> bool {
         namespace::must_enter(touches, self.standing, backend)
     }

@@ -2,6 +2,7 @@
 
 use super::{Outcome, Session};
 use crate::cli::args;
+use crate::cli::namespace::Touches;
 use crate::cli::output::{Answer, printable, shell_word};
 use crate::types::Mount;
 use serde::Serialize;
@@ -31,7 +32,10 @@ impl Answer for Mounts<'_> {
 }
 
 pub(super) fn mounts(session: &Session, args: &args::Mounts) -> Outcome {
-    let snapshotter = session.open()?;
+    let snapshotter = match session.open_or_enter(Touches::RowsOrLayers, |_| false)? {
+        Ok(snapshotter) => snapshotter,
+        Err(code) => return Ok(code),
+    };
     let mounts = snapshotter.mounts(&args.key)?;
     Session::close(&snapshotter);
     session.print(&Mounts { key: &args.key, mounts: &mounts, target: Some(args.target.as_os_str()) })
