@@ -109,7 +109,8 @@ impl Session {
     ) -> Result<std::result::Result<Snapshotter, Code>> {
         let snapshotter = self.open()?;
         let is_plain = self.standing == Standing::Plain;
-        let must = self.must_enter(touches, Some(snapshotter.backend())) || (is_plain && needs_ids(&snapshotter));
+        let must =
+            self.must_enter(touches, Some(snapshotter.backend())) || (is_plain && needs_ids(&snapshotter));
         if !must {
             return Ok(Ok(snapshotter));
         }
