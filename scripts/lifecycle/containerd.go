@@ -1,5 +1,5 @@
 // The lifecycle of snapshots with containerd's own snapshotters, as a library: no daemon, no gRPC, and not the
-// database of namespaces that containerd puts in front. examples/lifecycle.rs does the same with plywood; both make
+// database of namespaces that containerd puts in front. scripts/lifecycle/lifecycle.rs does the same with plywood; both make
 // the same snapshots, in the same order, and print the same lines. run.py compares them.
 //
 //	containerd fill    -root DIR -backend overlay|native|btrfs -snapshots N
@@ -96,7 +96,7 @@ func open(s *settings) (snapshots.Snapshotter, error) {
 }
 
 // Names as containerd makes them: namespace, a number, and what the client says. They have to be those of
-// examples/lifecycle.rs, since their order decides which pages of a tree are touched.
+// scripts/lifecycle/lifecycle.rs, since their order decides which pages of a tree are touched.
 
 // The n-th number of splitmix64.
 func mixed(n uint64) uint64 {

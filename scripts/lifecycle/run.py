@@ -11,7 +11,7 @@ that is shuffled, a process for each system opens the store, takes one snapshot 
 remove), and at the end lists everything and cleans up. So a store always has as many snapshots as it says. Numbers
 are medians over the rounds; "growth" is what a call costs in the largest store, divided by what it costs in the
 smallest, each in its quietest round. Both sides are used as libraries, by one thread, without gRPC:
-examples/lifecycle.rs and scripts/lifecycle/containerd.go.
+scripts/lifecycle/lifecycle.rs and scripts/lifecycle/containerd.go.
 
 What is durable when a call returns differs, and decides most of the time of calls that write:
 

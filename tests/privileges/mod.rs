@@ -94,7 +94,7 @@ pub fn server_program() -> PathBuf {
     BUILT.get_or_init(|| built(&["-p", "plywood-fuse"], "plywood-fuse")).clone()
 }
 
-/// A program from `examples`, which has one thread.
+/// A program from `tests/programs`, which has one thread.
 pub fn example(name: &str) -> PathBuf {
     built(&["-p", "plywood", "--example", name], &format!("examples/{name}"))
 }
