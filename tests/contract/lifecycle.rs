@@ -476,3 +476,90 @@ pub fn a_store_that_leads_elsewhere_is_not_opened(world: &World) {
     assert!(victim.join("12").is_dir());
     assert_ne!(fs::metadata(&victim).expect("stat").mode() & 0o777, 0o700);
 }
+
+/// S49: a layer travels: unpacked into a snapshot, committed, changed, the difference packed, and unpacked in another store.
+/// Archives are tar(1)'s here.
+pub fn layers_travel_from_store_to_store(world: &World) {
+    let tar = |words: &[&str], dir: &std::path::Path, archive: &std::path::Path| {
+        let mut all: Vec<&std::ffi::OsStr> = vec!["--xattrs".as_ref(), "--xattrs-include=user.*".as_ref()];
+        all.extend([
+            "--numeric-owner".as_ref(),
+            "-C".as_ref(),
+            dir.as_os_str(),
+            "-f".as_ref(),
+            archive.as_os_str(),
+        ]);
+        all.extend(words.iter().map(|w| std::ffi::OsStr::new(*w)));
+        run("tar", &all);
+    };
+    // Pull: an archive of somebody's tree.
+    let origin = world.dir("origin");
+    mkdir(&origin.join("etc/sub"), 0o750);
+    write(&origin.join("etc/passwd"), "root");
+    write(&origin.join("gone"), "gone");
+    fs::hard_link(origin.join("etc/passwd"), origin.join("etc/sub/same")).expect("ln");
+    std::os::unix::fs::symlink("etc/passwd", origin.join("link")).expect("ln -s");
+    std::os::unix::fs::chown(origin.join("gone"), Some(7), Some(8)).expect("chown");
+    let base = world.dir("archives").join("base.tar");
+    tar(&["-c", "."], &origin, &base);
+    // Unpack and commit, then change and commit.
+    world.layer("base", "", |root| tar(&["-xp"], root, &base));
+    world.layer("top", "base", |root| {
+        fs::remove_file(root.join("gone")).expect("rm");
+        fs::remove_file(root.join("link")).expect("rm");
+        mkdir(&root.join("link"), 0o711);
+        write(&root.join("link/inside"), "now a directory");
+        write(&root.join("etc/sub/new"), "new");
+        std::os::unix::fs::chown(root.join("etc/sub/new"), Some(3), Some(4)).expect("chown");
+    });
+    // Diff: what a walk of both finds.
+    let lower = world.look("base", crate::tree::read);
+    let upper = world.look("top", crate::tree::read);
+    let deleted: Vec<_> = lower
+        .keys()
+        .filter(|p| upper.get(*p).is_none_or(|u| (u.mode ^ lower[*p].mode) & libc::S_IFMT != 0))
+        .collect();
+    let changed: Vec<String> = upper
+        .iter()
+        .filter(|(path, entry)| !path.as_os_str().is_empty() && lower.get(*path) != Some(entry))
+        .map(|(path, _)| path.to_str().expect("text").to_owned())
+        .collect();
+    assert_eq!(deleted, [std::path::Path::new("gone"), std::path::Path::new("link")]);
+    assert!(
+        changed.contains(&"link/inside".to_owned()) && !changed.contains(&"etc/passwd".to_owned()),
+        "{changed:?}"
+    );
+    let diff = base.with_file_name("diff.tar");
+    world.look("top", |root| {
+        let mut words = vec!["-c", "--no-recursion"];
+        words.extend(changed.iter().map(String::as_str));
+        tar(&words, root, &diff);
+    });
+    // Push: another store makes the same of it.
+    let mut settings = world.settings().clone();
+    settings.root = world.settings().root.join("../another");
+    let another = Snapshotter::open(settings).unwrap_or_else(|e| panic!("{e}"));
+    let none = Labels::new;
+    let good = |e: plywood::error::Error| -> Vec<plywood::types::Mount> { panic!("{e}") };
+    let shown = world.show(&another.prepare("a", None, none(), &()).unwrap_or_else(good));
+    tar(&["-xp"], shown.path(), &base);
+    shown.end();
+    another.commit("base", "a", none(), None, &()).unwrap_or_else(|e| panic!("{e}"));
+    let shown = world.show(&another.prepare("b", Some("base"), none(), &()).unwrap_or_else(good));
+    for path in deleted {
+        fs::remove_file(shown.path().join(path)).expect("rm");
+    }
+    tar(&["-xp"], shown.path(), &diff);
+    shown.end();
+    another.commit("top", "b", none(), None, &()).unwrap_or_else(|e| panic!("{e}"));
+    let shown = world.show(&another.view("c", Some("top"), none(), &()).unwrap_or_else(good));
+    // An archive has whole seconds.
+    let seconds = |mut tree: std::collections::BTreeMap<PathBuf, crate::tree::Entry>| {
+        tree.values_mut().for_each(|entry| entry.mtime.1 = 0);
+        tree
+    };
+    let theirs = seconds(crate::tree::read(shown.path()));
+    shown.end();
+    crate::tree::assert_equal(&seconds(upper), &theirs, "another store");
+    another.close().unwrap_or_else(|e| panic!("{e}"));
+}

@@ -61,7 +61,8 @@ for_each_backend! {
         rebase_gives_a_parent_where_the_backend_can a_store_of_another_backend_is_refused realms_do_not_see_each_other
         a_mounted_snapshot_is_not_removed a_failing_undo_does_not_hide_the_first_error
         a_removal_that_cannot_delete_succeeds_and_is_logged what_somebody_else_mounted_is_not_unmounted
-        a_mount_that_is_covered_or_moved_is_still_one a_store_that_leads_elsewhere_is_not_opened;
+        a_mount_that_is_covered_or_moved_is_still_one a_store_that_leads_elsewhere_is_not_opened
+        layers_travel_from_store_to_store;
 }
 
 /// Set for this program where it runs in a user namespace.
