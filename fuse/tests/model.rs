@@ -93,8 +93,7 @@ const NOBODY: u32 = 65_534;
 fn again_as_nobody(test: &str, before: &[&str]) {
     let temp = TempDir::new();
     let program = temp.path().join("test");
-    let copied = std::env::current_exe().and_then(|me| std::fs::copy(me, &program));
-    copied.expect("this program can be copied to where everybody may run it");
+    plywood_fuse::testing::copy_program(&std::env::current_exe().expect("our own path"), &program);
     let readable = std::fs::Permissions::from_mode(0o755);
     let opened = [temp.path(), &program].map(|p| std::fs::set_permissions(p, readable.clone()));
     assert!(opened.iter().all(Result::is_ok), "{opened:?}");

@@ -144,7 +144,7 @@ impl Elsewhere {
         let temp = TempDir::new();
         let program = temp.path().join("test");
         let me = std::env::current_exe().expect("this program has a name");
-        std::fs::copy(me, &program).expect("this program can be copied to where everybody may run it");
+        plywood_fuse::testing::copy_program(&me, &program);
         for path in [temp.path(), &program] {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("our own files");
         }

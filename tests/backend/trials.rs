@@ -173,7 +173,7 @@ fn in_a_user_namespace_overlay_keeps_its_marks_below_user() {
 fn again_as_nobody(test: &str, before: &[&str]) {
     let elsewhere = Elsewhere::new(Who::Nobody);
     let copy = elsewhere.temp.path().join("plywood-fuse");
-    std::fs::copy(program(), &copy).expect("the program can be copied to where everybody may run it");
+    plywood_fuse::testing::copy_program(program().as_ref(), &copy);
     let status = elsewhere.run(test, "nobody", before, &[("PLYWOOD_TEST_PROGRAM", OsStr::new(&copy))]);
     assert!(status.success(), "{status}");
 }

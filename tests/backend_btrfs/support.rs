@@ -120,7 +120,7 @@ pub fn as_somebody(who: Who, body: fn(&Store)) {
     let options = run("findmnt", &["-no", "OPTIONS", text(&disk.mount)]);
     assert!(!options.contains("user_subvol_rm_allowed"), "{options}");
     let program = disk.mount.join("tests");
-    fs::copy(std::env::current_exe().expect("our own path"), &program).expect("copy the tests");
+    plywood_fuse::testing::copy_program(&std::env::current_exe().expect("our own path"), &program);
     let home = disk.mount.join("home");
     fs::create_dir(&home).expect("mkdir");
     chown(&home, Some(USER), Some(USER)).expect("chown");

@@ -78,9 +78,12 @@ fn all_of_it_holds_without_privilege_in_a_user_namespace() {
     }
     let temp = plywood_fuse::testing::TempDir::new();
     let program = temp.path().join("contract");
-    std::fs::copy(std::env::current_exe().expect("a running program has a path"), &program).expect("copy");
+    plywood_fuse::testing::copy_program(
+        &std::env::current_exe().expect("a running program has a path"),
+        &program,
+    );
     let server = temp.path().join("plywood-fuse");
-    std::fs::copy(world::mount_program(), &server).expect("copy");
+    plywood_fuse::testing::copy_program(world::mount_program(), &server);
     std::os::unix::fs::chown(temp.path(), Some(FIRST_ID), Some(FIRST_ID)).expect("chown");
     // The device is open to all on ordinary systems, and here in a mount namespace of its own.
     let script = "set -e; mknod -m 666 \"$0/fuse\" c 10 229; mount --bind \"$0/fuse\" /dev/fuse; \

@@ -127,7 +127,7 @@ pub fn again_with(who: Who, least: usize, examples: &[&str]) {
     let place = |from: &Path, name: &str| {
         let to = bin.join(name);
         if fs::hard_link(from, &to).is_err() {
-            fs::copy(from, &to).expect("copy a program");
+            plywood_fuse::testing::copy_program(from, &to);
         }
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).expect("chmod of a program");
         to
@@ -271,7 +271,7 @@ pub fn install_busybox(root: &Path) -> bool {
     };
     let bin = root.join("bin");
     fs::create_dir_all(&bin).expect("make bin");
-    fs::copy(busybox, bin.join("busybox")).expect("copy busybox");
+    plywood_fuse::testing::copy_program(busybox, &bin.join("busybox"));
     for applet in [
         "sh", "ls", "cat", "echo", "touch", "mkdir", "rm", "rmdir", "sleep", "chown", "stat", "id", "ps",
         "tty", "test", "hostname", "pwd", "env", "true", "false", "kill", "wc", "grep", "mount", "dd",

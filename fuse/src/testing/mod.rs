@@ -62,3 +62,16 @@ impl Drop for TempDir {
         }
     }
 }
+
+/// Copies a program that will be started.
+///
+/// By another process: a descriptor that is open to write would be inherited by a program that another thread starts just
+/// then, and as long as somebody has one the kernel starts no copy (ETXTBSY).
+///
+/// # Panics
+/// If it cannot be copied.
+pub fn copy_program(from: &std::path::Path, to: &std::path::Path) {
+    let done = std::process::Command::new("cp").arg("--").arg(from).arg(to).output();
+    let done = done.unwrap_or_else(|e| panic!("cp: {e}"));
+    assert!(done.status.success(), "cp: {}", String::from_utf8_lossy(&done.stderr));
+}
