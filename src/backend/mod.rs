@@ -4,7 +4,7 @@
 //! Life of a directory: [`Backend::stage`] makes it under a temporary name: inside the write transaction if that
 //! is quick, else ([`Abilities::slow_stage`]) outside, under the protection of a pending row;
 //! [`Backend::publish`] gives it its id by one rename, before the row says that it is there;
-//! [`Backend::seal`] makes it durable (and read-only, where the disk can) before the row says "committed";
+//! [`Backend::seal`] makes it durable and [`Backend::freeze`] read-only, where the disk can, before the row says "committed";
 //! [`Backend::retire`] renames it away once its row is gone, and [`Backend::delete`] frees it. What a crash leaves
 //! under `new-*` and `rm-*`, or under an id without a row, is garbage for [`Backend::delete`].
 
@@ -189,18 +189,12 @@ pub trait Backend: Send + Sync {
     /// Those of the disk.
     fn publish(&self, staged: &mut Staged, id: SnapshotId) -> Result<()>;
 
-    /// Makes the content durable and, where the disk can, read-only. The snapshot may still be used if the
-    /// commit fails afterwards: see [`Backend::unseal`].
+    /// Makes the content durable: outside of any transaction, since it may take long. The snapshot stays as it is and
+    /// may still be used if the commit fails afterwards; read-only it becomes by [`Backend::freeze`].
     ///
     /// # Errors
     /// Those of the disk: then it is not sealed.
     fn seal(&self, id: SnapshotId) -> Result<()>;
-
-    /// Undoes [`Backend::seal`].
-    ///
-    /// # Errors
-    /// Those of the disk.
-    fn unseal(&self, id: SnapshotId) -> Result<()>;
 
     /// Makes the content read-only where the disk can: inside the write transaction that commits the snapshot.
     ///

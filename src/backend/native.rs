@@ -62,10 +62,6 @@ impl Backend for Native {
         self.directories.seal()
     }
 
-    fn unseal(&self, _: SnapshotId) -> Result<()> {
-        Ok(())
-    }
-
     fn committed(&self, _: SnapshotId) {}
 
     fn usage(&self, id: SnapshotId, _: &[SnapshotId], progress: &dyn Progress) -> Result<Usage> {

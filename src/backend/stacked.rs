@@ -95,10 +95,6 @@ impl<M: Mounter> Backend for Stacked<M> {
         self.directories.seal()
     }
 
-    fn unseal(&self, _: SnapshotId) -> Result<()> {
-        Ok(())
-    }
-
     fn committed(&self, id: SnapshotId) {
         if let Err(error) = delete::delete_tree(&self.layout().work(id)) {
             // It goes with the snapshot.

@@ -33,7 +33,7 @@ fn a_committed_snapshot_cannot_be_written_by_anybody() {
             write(dir.join("new"), "x");
         }
         store.commit(1);
-        store.backend.unseal(SnapshotId(1)).expect("unseal");
+        store.backend.thaw(SnapshotId(1)).expect("thaw");
         write(path.join("new"), "y");
         let missing = store.backend.seal(SnapshotId(9)).expect_err("there is none");
         assert_eq!(missing.kind(), ErrorKind::Corrupt, "{missing}");

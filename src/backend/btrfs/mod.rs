@@ -223,10 +223,6 @@ impl Backend for Btrfs {
         self.directories.seal()
     }
 
-    fn unseal(&self, id: SnapshotId) -> Result<()> {
-        self.thaw(id)
-    }
-
     fn freeze(&self, id: SnapshotId) -> Result<()> {
         let frozen = self.set_access("freeze", id, Access::ReadOnly);
         if frozen.is_err()
