@@ -6,9 +6,10 @@
 //! call for the mounts of its snapshot cannot undo each other.
 
 use super::Snapshotter;
+use super::mounted::is_held_by;
 use crate::backend::Progress;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Commit, Rebase, Record};
+use crate::store::{Commit, ProcessMark, Rebase, Record};
 use crate::types::{Labels, SnapshotKind, Timestamp, check_labels, check_name, quoted};
 
 impl Snapshotter {
@@ -52,8 +53,15 @@ impl Snapshotter {
         crate::fail::point("m.after_usage")?;
         self.backend.seal(record.id)?;
         crate::fail::point("m.after_sync")?;
+        let process = ProcessMark::current()?;
         let committed = {
             self.store.write("commit", |rows| {
+                if record.flags & Record::TRANSIENT != 0 {
+                    let rows_of = rows.mounts_of(record.id)?;
+                    for row in rows_of.iter().filter(|row| is_held_by(row, &process)) {
+                        rows.remove_mount(row)?;
+                    }
+                }
                 rows.commit(&Commit {
                     realm: self.realm(),
                     key,

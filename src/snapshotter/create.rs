@@ -7,11 +7,12 @@
 //! What a crash leaves: `new-ID-*`, or a directory of an id without a row; and a pending row of a process that is
 //! no more. [`super::recover`] drops all of them.
 
+use super::mounted::hold_row;
 use super::{Snapshotter, chain_below};
 use crate::backend::{Progress, Stage, Staged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::idmapping::Mappings;
-use crate::store::{NewSnapshot, ProcessMark, Record};
+use crate::store::{NewSnapshot, ProcessMark, Record, Writer};
 use crate::types::{Labels, Mount, SnapshotId, SnapshotKind, Timestamp, check_labels, check_name, quoted};
 
 /// What a caller wants to have made.
@@ -22,6 +23,16 @@ struct Wanted<'a> {
     parent: Option<&'a str>,
     labels: Labels,
     owner: Option<(u32, u32)>,
+    whose: Whose,
+}
+
+/// Who looks after a new snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// Whoever asked for it.
+    Callers,
+    /// This process, which works in it from the start: it goes when the process is gone and has not committed it.
+    Ours(ProcessMark),
 }
 
 impl Snapshotter {
@@ -38,7 +49,23 @@ impl Snapshotter {
         labels: Labels,
         progress: &dyn Progress,
     ) -> Result<Vec<Mount>> {
-        self.create("prepare", SnapshotKind::Active, key, parent, labels, progress)
+        self.create("prepare", SnapshotKind::Active, key, parent, labels, Whose::Callers, progress)
+    }
+
+    /// As [`Snapshotter::prepare`], for a snapshot that this process works in, and commits or removes: if it dies before,
+    /// the next cleanup removes it.
+    ///
+    /// # Errors
+    /// As [`Snapshotter::prepare`].
+    pub fn prepare_held(
+        &self,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Mount>> {
+        let ours = Whose::Ours(ProcessMark::current()?);
+        self.create("prepare", SnapshotKind::Active, key, parent, labels, ours, progress)
     }
 
     /// Makes a read-only snapshot that shows the committed snapshot `parent`, or nothing; returns its mounts.
@@ -56,9 +83,10 @@ impl Snapshotter {
             let cause = "a view needs a parent, as views_require_parent is set";
             return Err(Error::new(ErrorKind::InvalidArgument, "view", quoted(key), cause));
         }
-        self.create("view", SnapshotKind::View, key, parent, labels, progress)
+        self.create("view", SnapshotKind::View, key, parent, labels, Whose::Callers, progress)
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn create(
         &self,
         operation: &'static str,
@@ -66,6 +94,7 @@ impl Snapshotter {
         key: &str,
         parent: Option<&str>,
         labels: Labels,
+        whose: Whose,
         progress: &dyn Progress,
     ) -> Result<Vec<Mount>> {
         check_name(operation, key)?;
@@ -74,7 +103,7 @@ impl Snapshotter {
         }
         let labels = check_labels(operation, labels)?;
         let owner = Mappings::of_labels(&labels).map_err(|e| e.during(operation, quoted(key)))?.root();
-        let wanted = Wanted { operation, kind, key, parent, labels, owner };
+        let wanted = Wanted { operation, kind, key, parent, labels, owner, whose };
         let abilities = self.backend.abilities();
         let has_directory = kind == SnapshotKind::Active || parent.is_none() || abilities.view_has_directory;
         let (record, chain) = if abilities.slow_stage && has_directory && parent.is_some() {
@@ -104,6 +133,7 @@ impl Snapshotter {
             let chain = chain_below(rows, operation, self.realm(), wanted.parent)?;
             let id = rows.new_id()?;
             let record = rows.create(id, &self.row(wanted, has_directory), Timestamp::now())?;
+            hold_if_ours(rows, wanted, id)?;
             if has_directory {
                 self.stage_and_publish(wanted, id, &chain, progress)?;
                 published = Some(id);
@@ -192,6 +222,7 @@ impl Snapshotter {
             .and_then(|()| {
                 self.store.write(operation, |rows| {
                     let record = rows.finish_pending(id, Timestamp::now())?;
+                    hold_if_ours(rows, wanted, id)?;
                     crate::fail::point("c.before_commit")?;
                     Ok(record)
                 })
@@ -240,7 +271,14 @@ impl Snapshotter {
             parent: wanted.parent,
             labels: &wanted.labels,
             has_directory,
-            flags: 0,
+            flags: if wanted.whose == Whose::Callers { 0 } else { Record::TRANSIENT },
         }
+    }
+}
+
+fn hold_if_ours(rows: &mut Writer<'_>, wanted: &Wanted<'_>, id: SnapshotId) -> Result<()> {
+    match wanted.whose {
+        Whose::Callers => Ok(()),
+        Whose::Ours(process) => rows.add_mount(&hold_row(id, process)).map(drop),
     }
 }

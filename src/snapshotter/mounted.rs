@@ -138,17 +138,8 @@ impl Snapshotter {
         check_name("hold", key)?;
         let process = ProcessMark::current()?;
         self.store.write("hold", |rows| {
-            let row = NewMount {
-                id: rows.find(self.realm(), key)?.id,
-                target: Path::new(""),
-                server: Some(process),
-                mount_id: 0,
-                namespace: 0,
-                boot_id: process.boot_id,
-                uid: plywood_fuse::sys::process::effective_uid(),
-                how: MountHow::Bind,
-            };
-            rows.add_mount(&row).map(drop)
+            let id = rows.find(self.realm(), key)?.id;
+            rows.add_mount(&hold_row(id, process)).map(drop)
         })
     }
 
@@ -244,6 +235,25 @@ fn is_over(row: &MountRow) -> bool {
         tracing::warn!(target = %row.target.display(), %error, "a mount that was recorded cannot be looked at");
         false
     })
+}
+
+/// The row that says that a process works in a snapshot: see [`Snapshotter::hold`].
+pub(super) fn hold_row(id: SnapshotId, process: ProcessMark) -> NewMount<'static> {
+    NewMount {
+        id,
+        target: Path::new(""),
+        server: Some(process),
+        mount_id: 0,
+        namespace: 0,
+        boot_id: process.boot_id,
+        uid: plywood_fuse::sys::process::effective_uid(),
+        how: MountHow::Bind,
+    }
+}
+
+/// True if this is a row by [`hold_row`] of that process.
+pub(super) fn is_held_by(row: &MountRow, process: &ProcessMark) -> bool {
+    is_held(row) && row.server.as_ref() == Some(process)
 }
 
 /// True if the row says that a process works in the snapshot, and not where it is mounted: see [`Snapshotter::hold`].

@@ -8,17 +8,18 @@
 //! | `rm-*` | while deleting | cleanup |
 //! | `mnt/work-ID` | never: it stays from a mount by a plain user | cleanup, once ID is not known |
 //! | `mnt/exec-*` | in exec | cleanup, unless its maker lives |
+//! | active snapshot that a process made for itself | in import | cleanup, unless that process lives |
 //! | pending row | in prepare or view that copies | open, cleanup |
 //! | frozen active snapshot | in commit, before the row | the next call for its mounts |
 //! | mount row | of a mount whose server died, or of an earlier boot | open, cleanup |
 
-use super::Snapshotter;
+use super::{Snapshotter, WALK_BATCH};
 use crate::backend::delete::delete_tree;
 use crate::error::{Error, Result};
 use crate::layout::{Entry, Layout, MountEntry};
 use crate::mounting::{self, Detach};
-use crate::store::{Finding, ProcessMark, Writer};
-use crate::types::SnapshotId;
+use crate::store::{Finding, ProcessMark, Record, Writer};
+use crate::types::{SnapshotId, SnapshotKind};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -68,6 +69,7 @@ impl Snapshotter {
     pub fn cleanup(&self) -> Result<CleanupReport> {
         let mut report =
             CleanupReport { dropped_rows: self.forget_dead_mounts()?, ..CleanupReport::default() };
+        report.dropped_rows += self.drop_orphans()?;
         self.store.sweep_readers()?;
         self.end_dead_trials()?;
         self.store.settle("cleanup")?;
@@ -96,6 +98,37 @@ impl Snapshotter {
             }
         }
         Ok(report)
+    }
+
+    /// Drops the rows of active snapshots that processes made for themselves and left when they died; how many. To be called
+    /// when the rows of dead processes are gone.
+    fn drop_orphans(&self) -> Result<usize> {
+        let is_orphan =
+            |record: &Record| record.flags & Record::TRANSIENT != 0 && record.kind == SnapshotKind::Active;
+        let (mut orphans, mut after) = (Vec::new(), None);
+        loop {
+            let batch = self.store.read("cleanup", |rows| rows.records(None, after, WALK_BATCH))?;
+            orphans.extend(batch.records.into_iter().filter(is_orphan));
+            match batch.next {
+                Some(id) => after = Some(id),
+                None => break,
+            }
+        }
+        if orphans.is_empty() {
+            return Ok(0);
+        }
+        self.store.write("cleanup", |rows| {
+            let mut dropped = 0;
+            for orphan in &orphans {
+                let is_still = rows.record(orphan.id)?.as_ref() == Some(orphan);
+                if is_still && rows.mounts_of(orphan.id)?.is_empty() && rows.first_child(orphan.id)?.is_none()
+                {
+                    rows.remove(&orphan.realm, &orphan.name)?;
+                    dropped += 1;
+                }
+            }
+            Ok(dropped)
+        })
     }
 
     /// Where an entry of the store is to be deleted, if it is garbage.

@@ -5,8 +5,9 @@
 use super::Snapshotter;
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshotter::mounted::in_use;
+use crate::snapshotter::mounted::{in_use, is_held_by};
 use crate::snapshotter::settings::Removal;
+use crate::store::{MountRow, ProcessMark, Record};
 use crate::types::{SnapshotId, check_name, quoted};
 use crossbeam::channel::{Sender, unbounded};
 use parking_lot::Mutex;
@@ -118,9 +119,12 @@ impl Snapshotter {
     pub fn remove(&self, key: &str) -> Result<()> {
         check_name("remove", key)?;
         self.forget_dead_mounts_of(key)?;
+        let process = ProcessMark::current()?;
         let removed = self.store.write("remove", |rows| {
             let record = rows.find(self.realm(), key)?;
-            if let Some(row) = rows.mounts_of(record.id)?.first() {
+            // What this process made for itself it may remove while it works in it.
+            let ours = |row: &MountRow| record.flags & Record::TRANSIENT != 0 && is_held_by(row, &process);
+            if let Some(row) = rows.mounts_of(record.id)?.iter().find(|row| !ours(row)) {
                 return Err(Error::new(ErrorKind::Busy, "remove", quoted(key), in_use(row)));
             }
             let removed = rows.remove(self.realm(), key)?;

@@ -18,6 +18,9 @@ use std::ops::ControlFlow;
 /// The label under which the blob of a snapshot is shown; computed, never stored.
 pub const BLOB_LABEL: &str = "containerd.io/snapshot/plywood.blob";
 
+/// The label of a snapshot to which a layer was begun to be applied and is not there whole; computed, never stored.
+pub const INCOMPLETE_LABEL: &str = "containerd.io/snapshot/plywood.incomplete";
+
 /// The digest of a blob: `algorithm:hex`. Checked, so that no digest is the begin of another's key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(String);
@@ -57,6 +60,17 @@ impl Digest {
             return Some("it has not as many digits as its algorithm makes");
         }
         (text.len() > Self::MAX_BYTES).then_some("it has more than 256 bytes")
+    }
+
+    /// The digest of a content whose SHA-256 is this.
+    pub fn sha256(hash: &[u8; 32]) -> Self {
+        use fmt::Write;
+        let mut text = String::from("sha256:");
+        for byte in hash {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        Self(text)
     }
 
     /// Its text.

@@ -56,7 +56,7 @@ mod registry;
 mod schema;
 mod writer;
 
-pub use blobs::{BLOB_LABEL, Blob, BlobSet, Digest, Reconciled};
+pub use blobs::{BLOB_LABEL, Blob, BlobSet, Digest, INCOMPLETE_LABEL, Reconciled};
 pub use check::{Finding, Severity, check, repair};
 pub use environment::{Durability, Size, Store, StoreSettings};
 pub use mask::apply_mask;

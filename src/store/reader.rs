@@ -104,6 +104,9 @@ impl<'t> Reader<'t> {
         if let Some(blob) = self.blob_of(record.id)? {
             labels.insert(super::BLOB_LABEL.to_owned(), blob.digest.to_string());
         }
+        if record.flags & Record::INCOMPLETE != 0 {
+            labels.insert(super::INCOMPLETE_LABEL.to_owned(), "true".to_owned());
+        }
         Ok(Info {
             name: record.name.clone(),
             parent: self.parent_name(record)?,

@@ -35,6 +35,12 @@ impl Record {
     /// The layer holds marks that the kernel's overlayfs does not follow for everyone: redirects, metacopy.
     pub const REDIRECTS: u32 = 1;
 
+    /// A layer was begun to be applied to it and is not there whole: it can be looked at and removed, not committed.
+    pub const INCOMPLETE: u32 = 2;
+
+    /// It was made by a process for itself: garbage once nobody works in it any more.
+    pub const TRANSIENT: u32 = 4;
+
     /// The version of its bytes.
     const VERSION: u8 = 1;
 

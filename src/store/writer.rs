@@ -135,6 +135,10 @@ impl<'t> Writer<'t> {
             let cause = format!("it is {}, and only active snapshots can be committed", record.kind.as_str());
             return Err(self.error(ErrorKind::FailedPrecondition, quoted(commit.key), &cause));
         }
+        if record.flags & Record::INCOMPLETE != 0 {
+            let cause = "a layer was not applied to it whole: remove it, and begin again";
+            return Err(self.error(ErrorKind::FailedPrecondition, quoted(commit.key), cause));
+        }
         if let Some(parent) = self.parent_at_commit(&record, commit)? {
             record.parent = Some(parent);
         }
@@ -143,7 +147,7 @@ impl<'t> Writer<'t> {
         record.name = commit.name.to_owned();
         record.labels = self.stored_labels(commit.labels)?;
         record.usage = commit.usage;
-        record.flags |= commit.flags;
+        record.flags = (record.flags & !Record::TRANSIENT) | commit.flags;
         record.created = commit.now;
         record.updated = commit.now;
         self.put_record(&record)?;
@@ -263,6 +267,7 @@ impl<'t> Writer<'t> {
     pub(super) fn stored_labels(&self, labels: &Labels) -> Result<Labels> {
         let mut labels = check_labels(self.operation(), labels.clone())?;
         labels.remove(super::BLOB_LABEL);
+        labels.remove(super::INCOMPLETE_LABEL);
         Ok(labels)
     }
 
