@@ -98,9 +98,11 @@ impl Error {
         Self(Box::new(Inner { kind, operation, subject: subject.into(), cause: cause.into(), source: None }))
     }
 
-    /// What the system refused: the kind follows from the errno.
+    /// What the system refused: the kind follows from the errno. An error of ours that came through a reader or
+    /// writer keeps its kind.
     pub fn io(operation: &'static str, subject: impl Into<String>, source: std::io::Error) -> Self {
-        let kind = source.raw_os_error().map_or(ErrorKind::Io, ErrorKind::of_errno);
+        let own = source.get_ref().and_then(|e| e.downcast_ref::<Error>()).map(Error::kind);
+        let kind = own.unwrap_or_else(|| source.raw_os_error().map_or(ErrorKind::Io, ErrorKind::of_errno));
         Self::new(kind, operation, subject, source.to_string()).with_source(source)
     }
 
@@ -176,9 +178,24 @@ impl std::error::Error for Error {
     }
 }
 
+/// An error as what readers and writers return; [`Error::io`] finds its kind again.
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        std::io::Error::other(error)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_that_came_through_a_reader_keeps_its_kind() {
+        let inner = Error::new(ErrorKind::Corrupt, "decompress", "gzip", "it is cut off");
+        let outer = Error::io("apply", "layer", inner.into());
+        assert_eq!(outer.kind(), ErrorKind::Corrupt);
+        assert_eq!(outer.to_string(), "apply: layer: decompress: gzip: it is cut off: data loss");
+    }
 
     #[test]
     fn a_message_names_operation_subject_cause_and_kind() {

@@ -11,6 +11,7 @@
 pub mod archive;
 pub mod backend;
 pub mod cli;
+pub mod compress;
 pub mod config;
 pub mod error;
 pub mod exec;

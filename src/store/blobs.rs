@@ -41,6 +41,22 @@ impl Digest {
         }
     }
 
+    /// The digest of this SHA-256.
+    pub fn of_sha256(hash: [u8; 32]) -> Self {
+        use fmt::Write as _;
+        let mut text = String::from("sha256:");
+        for byte in hash {
+            // Writing to a string does not fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        Self(text)
+    }
+
+    /// Its 64 digits if its algorithm is SHA-256.
+    pub fn sha256_hex(&self) -> Option<&str> {
+        self.0.strip_prefix("sha256:")
+    }
+
     fn fault(text: &str) -> Option<&'static str> {
         let Some((algorithm, hex)) = text.split_once(':') else { return Some("it is not ALGORITHM:HEX") };
         let part = |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
