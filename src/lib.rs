@@ -12,6 +12,7 @@ pub mod archive;
 pub mod backend;
 pub mod cli;
 pub mod config;
+pub mod diff;
 pub mod error;
 pub mod exec;
 pub mod fail;

@@ -56,8 +56,7 @@ impl PlainTree {
             let overrides = read::find_override(Place::dir(&fd))?;
             Ok((fd, overrides))
         });
-        let (fd, overrides) =
-            opened.map_err(|e| Error::fuse("open tree", root.display().to_string(), e))?;
+        let (fd, overrides) = opened.map_err(|e| Error::fuse("open tree", root.display().to_string(), e))?;
         let open = Mutex::new(VecDeque::new());
         let shared = Shared { path: root.to_owned(), root: fd, overrides, open };
         Ok(PlainTree { shared: Arc::new(shared), looked: Arc::default() })
@@ -244,11 +243,7 @@ impl PlainDir {
         }
     }
 
-    pub(super) fn xattrs(
-        self: &Arc<Self>,
-        entry: &Entry,
-        which: Xattrs,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    pub(super) fn xattrs(self: &Arc<Self>, entry: &Entry, which: Xattrs) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let fd = self.fd()?;
         let place = Place::At(fd.as_fd(), &entry.name);
         let failed = |e| self.failed("read attributes", &entry.name, e);

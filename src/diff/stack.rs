@@ -93,11 +93,7 @@ impl StackNode {
         self.0.node.as_ref().ok_or(SysError::from_errno(libc::ESTALE))
     }
 
-    pub(super) fn read_at(
-        &self,
-        buffer: &mut [u8],
-        at: u64,
-    ) -> std::result::Result<usize, SysError> {
+    pub(super) fn read_at(&self, buffer: &mut [u8], at: u64) -> std::result::Result<usize, SysError> {
         self.overlay().read(self.node()?, at, buffer)
     }
 

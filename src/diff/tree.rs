@@ -165,11 +165,7 @@ pub(super) enum Content {
 
 impl Content {
     /// Reads at an offset until `buffer` is full or the file ends; holes are zeros.
-    pub(super) fn read_at(
-        &self,
-        buffer: &mut [u8],
-        at: u64,
-    ) -> std::result::Result<usize, SysError> {
+    pub(super) fn read_at(&self, buffer: &mut [u8], at: u64) -> std::result::Result<usize, SysError> {
         match self {
             Content::Plain(fd) => plywood_fuse::sys::copy::read_at(std::os::fd::AsFd::as_fd(fd), buffer, at),
             Content::Stack(node) => node.read_at(buffer, at),

@@ -274,9 +274,7 @@ impl Walk<'_> {
         match item.kind {
             None if item.is_dir() => Ok(()),
             Some(_) if again => Ok(()),
-            kind => {
-                sink.see(&Seen { above, path, kind, is: item.is.as_ref(), meta: entry.meta, again })
-            }
+            kind => sink.see(&Seen { above, path, kind, is: item.is.as_ref(), meta: entry.meta, again }),
         }
     }
 
@@ -339,7 +337,9 @@ impl Walk<'_> {
     ) -> Result<Option<Item>> {
         let (was, is) = match (was, is) {
             (None, None) => return Ok(None),
-            (None, Some(is)) => return Ok(Some(Item { was: None, is: Some(is), kind: Some(ChangeKind::Added) })),
+            (None, Some(is)) => {
+                return Ok(Some(Item { was: None, is: Some(is), kind: Some(ChangeKind::Added) }));
+            }
             (Some(was), None) => {
                 return Ok(Some(Item { was: Some(was), is: None, kind: Some(ChangeKind::Removed) }));
             }
