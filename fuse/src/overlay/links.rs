@@ -325,7 +325,7 @@ fn find_redirects(
 }
 
 /// Gives every name of a layer that is not a directory: its directory, its inode number, the name.
-fn walk(layer: &dyn LayerSource, each: &mut dyn FnMut(&LayerPath, u64, &[u8])) -> Result<()> {
+pub(crate) fn walk(layer: &dyn LayerSource, each: &mut dyn FnMut(&LayerPath, u64, &[u8])) -> Result<()> {
     let mut dirs: Vec<LayerPath> = vec![Arc::from(&b""[..])];
     while let Some(dir) = dirs.pop() {
         layer.list(&dir, usize::MAX, &mut |raw| {

@@ -12,6 +12,7 @@
 
 pub mod attr;
 pub mod changes;
+pub mod compare;
 pub mod create;
 pub mod hidden_links;
 pub mod index;
