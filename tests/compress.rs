@@ -124,7 +124,7 @@ fn the_bytes_are_the_same_for_every_number_of_threads_and_every_way_of_writing()
             (Compression::Gzip, Some(9)),
             (Compression::Zstd, None),
             (Compression::Zstd, Some(1)),
-            (Compression::Zstd, Some(7)),
+            (Compression::Zstd, Some(9)),
         ] {
             if size > 2_000_000 && compression == Compression::Gzip {
                 continue;

@@ -9,8 +9,22 @@ use zstd::stream::raw::CParameter;
 /// Threads that compress one stream at most. More would take memory and starve what makes the input.
 pub const MAX_THREADS: usize = 8;
 
-/// Threads of zstd at most: four of them compress more than a gigabyte a second, and each takes several megabytes.
-const MAX_ZSTD_THREADS: usize = 4;
+/// Threads of zstd at most, by level. Each takes 5 MB at level 3 and 25 MB at 19, and what compresses is to
+/// stay below 64 MB; four of them make more than a gigabyte a second of what is usual.
+fn max_zstd_threads(level: i32) -> usize {
+    match level {
+        ..7 => 4,
+        7..12 => 2,
+        _ => 1,
+    }
+}
+
+/// The largest window and tables of zstd, as powers of two. High levels would take hundreds of megabytes for tables that
+/// reach further back than a piece of [`ZSTD_JOB_BYTES`] and what comes before it.
+const MAX_ZSTD_LOG: u32 = 21;
+
+/// Above this level zstd wants more than [`MAX_ZSTD_LOG`].
+const LARGE_ZSTD_LEVEL: i32 = 8;
 
 /// Bytes that one thread of zstd compresses at a time. Fixed, so that the number of threads does not matter, and small,
 /// since zstd keeps one such piece for each thread and some more.
@@ -57,7 +71,7 @@ impl<W: Write> Encoder<W> {
             }
             Compression::Zstd => {
                 let level = checked(compression, level.unwrap_or(ZSTD_DEFAULT_LEVEL), ZSTD_LEVELS)?;
-                let threads = wanted(threads).min(MAX_ZSTD_THREADS);
+                let threads = wanted(threads).min(max_zstd_threads(level));
                 let encoder = zstd_encoder(out, level, threads);
                 Inner::Zstd(Box::new(encoder.map_err(|e| Error::io("compress", "zstd", e))?))
             }
@@ -130,6 +144,11 @@ fn zstd_encoder<W: Write>(
     let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
     encoder.multithread(u32::try_from(threads).unwrap_or(1))?;
     encoder.set_parameter(CParameter::JobSize(ZSTD_JOB_BYTES))?;
+    if level > LARGE_ZSTD_LEVEL {
+        encoder.set_parameter(CParameter::WindowLog(MAX_ZSTD_LOG))?;
+        encoder.set_parameter(CParameter::HashLog(MAX_ZSTD_LOG))?;
+        encoder.set_parameter(CParameter::ChainLog(MAX_ZSTD_LOG))?;
+    }
     encoder.include_checksum(true)?;
     Ok(encoder)
 }
