@@ -8,6 +8,7 @@
 //! a caller wants to see; [`snapshotter`] is the order of row and directory. [`mounting`] carries out mounts as whoever
 //! runs it, and [`exec`] runs a command in a snapshot that is mounted for just that long. Dependencies point down.
 
+pub mod apply;
 pub mod archive;
 pub mod backend;
 pub mod cli;

@@ -40,14 +40,17 @@ pub fn delete_tree(path: &Path) -> Result<()> {
         Err(e) if e.is_absent() => return Ok(()),
         other => other.map_err(failed)?,
     };
-    let found = Found { dir: parent.as_fd(), name: name.as_bytes(), kind: None, above: &[] };
+    delete_at(parent.as_fd(), name.as_bytes()).map_err(|e| e.during(OPERATION, path.display().to_string()))
+}
+
+/// As [`delete_tree`], for the name `name` in an open directory.
+///
+/// # Errors
+/// As [`delete_tree`].
+pub fn delete_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     let mut deleter = Deleter { is_root: effective_uid() == 0, first: None };
-    let deleted = deleter.delete(&found);
-    let first = deleter.first.take();
-    match (deleted, first) {
-        (Err(e), _) | (Ok(()), Some(e)) => Err(e.during(OPERATION, path.display().to_string())),
-        (Ok(()), None) => Ok(()),
-    }
+    deleter.delete(&Found { dir, name, kind: None, above: &[] })?;
+    deleter.first.take().map_or(Ok(()), Err)
 }
 
 struct Deleter {

@@ -172,6 +172,12 @@ impl Table {
         }
     }
 
+    /// True if one of the nodes that are known is as `wanted`; those that should have gone go first.
+    pub fn any(&self, gone: &mut dyn FnMut(Ino), mut wanted: impl FnMut(&Node) -> bool) -> bool {
+        self.retry_deferred(gone);
+        self.shards.iter().any(|shard| shard.lock().values().any(|node| wanted(node)))
+    }
+
     /// How many inodes are known.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|s| s.lock().len()).sum()

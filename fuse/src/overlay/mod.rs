@@ -261,15 +261,18 @@ impl Overlay {
 
     /// Takes back `count` of the times that an inode was handed out.
     pub fn forget(&self, ino: Ino, count: u64) {
+        self.table.forget(ino, count, &mut |gone| self.close_all(gone));
+    }
+
+    /// Closes what is kept open under the number of a node that goes.
+    pub(crate) fn close_all(&self, gone: Ino) {
         // The descriptors of a file that lost its name are all that keeps its data on the disk.
-        self.table.forget(ino, count, &mut |gone| {
-            self.readers.remove(&gone);
-            self.writers.remove(&gone);
-            // Another directory may get the number: two with one origin, as a copied layer has them.
-            if let Some(upper) = &self.upper {
-                upper.dirs.remove(&gone);
-            }
-        });
+        self.readers.remove(&gone);
+        self.writers.remove(&gone);
+        // Another directory may get the number: two with one origin, as a copied layer has them.
+        if let Some(upper) = &self.upper {
+            upper.dirs.remove(&gone);
+        }
     }
 
     /// How many inodes are known.

@@ -31,6 +31,25 @@ impl Overlay {
     /// # Errors
     /// ENOENT, EISDIR or ENOTDIR if it is not what is expected, ENOTEMPTY, EROFS, and those of the disk.
     pub fn remove(&self, dir: &Arc<Node>, name: &[u8], victim: Victim) -> Result<()> {
+        self.remove_as(dir, name, |found| {
+            expect(found, victim)?;
+            Ok(if victim == Victim::Dir { Extent::EmptyDir } else { Extent::File })
+        })
+    }
+
+    /// Removes a name with all below it. A directory goes by one rename, or by one whiteout if it is in lower layers,
+    /// however much there is in it; what it had in the upper layer is deleted then.
+    ///
+    /// For those who have the tree to themselves: no inode below the name may be known to the outside. Links that a lower
+    /// file loses so are still counted.
+    ///
+    /// # Errors
+    /// ENOENT; EBUSY if an inode below it is known; EROFS, and those of the disk.
+    pub fn remove_tree(&self, dir: &Arc<Node>, name: &[u8]) -> Result<()> {
+        self.remove_as(dir, name, |found| Ok(if found == Kind::Dir { Extent::Tree } else { Extent::File }))
+    }
+
+    fn remove_as(&self, dir: &Arc<Node>, name: &[u8], extent: impl Fn(Kind) -> Result<Extent>) -> Result<()> {
         check_name(name)?;
         self.writable()?;
         let part = dir_part(dir)?;
@@ -38,17 +57,17 @@ impl Overlay {
         if !dir.is_upper() {
             let state = part.state.read();
             let found = self.resolve_present(dir, &state, name)?;
-            expect(found.found.kind(), victim)?;
+            extent(found.found.kind())?;
             drop(state);
             self.copy_up_dir(dir)?;
         }
         let mut state = part.state.write();
         let resolved = self.resolve_present(dir, &state, name)?;
-        expect(resolved.found.kind(), victim)?;
+        let extent = extent(resolved.found.kind())?;
         let node = self.node_of(dir, name, &resolved);
-        let removed = match victim {
-            Victim::Dir => self.remove_dir(dir, &state, name, &resolved, &node),
-            Victim::NotDir => self.remove_file(dir, &state, name, &resolved, &node),
+        let removed = match extent {
+            Extent::EmptyDir | Extent::Tree => self.remove_dir(dir, &state, name, &resolved, &node, extent),
+            Extent::File => self.remove_file(dir, &state, name, &resolved, &node),
         };
         if removed.is_ok() {
             self.list_gone(&mut state, name);
@@ -232,12 +251,17 @@ impl Overlay {
         name: &[u8],
         resolved: &Resolved,
         node: &Arc<Node>,
+        extent: Extent,
     ) -> Result<()> {
         let upper = self.writable()?;
         let own = dir_part(node)?;
         let mut own_state = own.state.write();
-        if !self.is_empty_dir(node, &own_state)? {
-            return Err(Error::from_errno(libc::ENOTEMPTY));
+        match extent {
+            Extent::Tree if self.knows_below(node) => return Err(Error::from_errno(libc::EBUSY)),
+            Extent::EmptyDir if !self.is_empty_dir(node, &own_state)? => {
+                return Err(Error::from_errno(libc::ENOTEMPTY));
+            }
+            _ => {}
         }
         let parent = self.upper_dir(dir)?;
         if resolved.at == At::Upper {
@@ -248,7 +272,7 @@ impl Overlay {
                 Counters::add(&self.counters.whiteouts, 1);
             } else {
                 match sys::node::rmdir(parent.as_fd(), name) {
-                    // It still holds whiteouts.
+                    // It still holds whiteouts, or all it held.
                     Err(e) if e.is_not_empty() => upper.remove_tree(parent.as_fd(), name)?,
                     other => other?,
                 }
@@ -263,6 +287,32 @@ impl Overlay {
         upper.dirs.remove(&node.ino);
         Ok(())
     }
+
+    /// True if an inode below a directory is known. The caller holds the lock of the directory.
+    fn knows_below(&self, dir: &Arc<Node>) -> bool {
+        let is_below = |node: &Node| {
+            let mut above = node.place.read().parent.clone();
+            while let Some(parent) = above {
+                if Arc::ptr_eq(&parent, dir) {
+                    return true;
+                }
+                above = parent.place.read().parent.clone();
+            }
+            false
+        };
+        self.table.any(&mut |gone| self.close_all(gone), is_below)
+    }
+}
+
+/// How much is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Extent {
+    /// Something that is no directory.
+    File,
+    /// A directory without entries.
+    EmptyDir,
+    /// A directory with all below it.
+    Tree,
 }
 
 fn expect(kind: Kind, victim: Victim) -> Result<()> {
