@@ -20,6 +20,7 @@ pub mod exec;
 pub mod fail;
 pub mod filter;
 pub mod idmapping;
+pub mod image;
 pub mod layout;
 pub mod mounting;
 pub mod snapshotter;

@@ -3,6 +3,8 @@
 //! Words and order are those of `ctr snapshots`. Every command says in its help which JSON it prints; nothing here
 //! decides anything.
 
+pub mod layers;
+
 use crate::config::KEYS;
 use clap::{Args as Group, Parser, Subcommand};
 use std::ffi::OsString;
@@ -152,6 +154,36 @@ pub enum Command {
     /// Run a command in a snapshot, mounted for just that long
     #[command(after_help = "JSON: nothing, the output is that of the command")]
     Exec(Exec),
+    /// Take in an image, or a root file system, as a chain of committed snapshots
+    #[command(
+        after_help = "IMAGE is an OCI archive or layout, what `docker save` and `podman save` write, or a tar archive of a\n\
+                      root file system; gzip and zstd are understood. Each layer becomes a snapshot called by its chain ID;\n\
+                      those that are there are not made again. The last line of the output is the name of the top one.\n\
+                      JSON: {\"name\", \"image\", \"layers\": [{\"name\", \"diff_id\", \"new\"}]}"
+    )]
+    Import(layers::Import),
+    /// Write a chain of committed snapshots as an image
+    #[command(
+        after_help = "The archive is an OCI image that podman, skopeo, containerd and docker take in. Layers that were imported\n\
+                      are written as they came. SOURCE_DATE_EPOCH bounds the times in it.\n\
+                      JSON: {\"manifest\", \"config\", \"tag\", \"layers\": [{\"name\", \"diff_id\", \"digest\", \"size_bytes\"}]};\n\
+                      on standard error if the archive goes to standard output"
+    )]
+    Export(layers::Export),
+    /// Write what a snapshot changes as a layer
+    #[command(after_help = "SOURCE_DATE_EPOCH bounds the times in it.\n\
+                      JSON: {\"digest\", \"diff_id\", \"size_bytes\", \"entries\"}; on standard error if the layer goes to\n\
+                      standard output")]
+    Diff(layers::Diff),
+    /// Show what a snapshot changes: A added, M modified, D deleted
+    #[command(after_help = "JSON: [{\"path\", \"kind\"}]; \"kind\" is added, modified or deleted")]
+    Changes(layers::Changes),
+    /// Change a snapshot as a layer says
+    #[command(
+        after_help = "If it fails, the snapshot can only be removed. Prints the digest of the layer without compression.\n\
+                      JSON: {\"key\", \"diff_id\", \"size_bytes\", \"entries\"}"
+    )]
+    Apply(layers::Apply),
     /// Look at and change files of a snapshot without mounting it
     #[command(subcommand, after_help = "See the commands for the JSON that they print.")]
     Fs(Fs),

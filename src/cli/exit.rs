@@ -13,6 +13,8 @@ impl Code {
     pub const DONE: Code = Code(0);
     /// The store contradicts itself.
     pub const CORRUPT: Code = Code(9);
+    /// Ctrl-C ended it: 128 and the signal, as shells say it.
+    pub const INTERRUPTED: Code = Code(130);
     /// `exec` could not even try; as env(1) and the tools for containers say it.
     pub const EXEC_FAILED: Code = Code(125);
 

@@ -9,6 +9,7 @@ pub mod exit;
 pub mod fs;
 pub mod namespace;
 pub mod output;
+pub mod progress;
 pub mod run;
 pub mod tree;
 
@@ -65,6 +66,12 @@ fn report(error: &Error) -> Code {
     // Not eprintln, which panics if nobody reads.
     let _ = writeln!(io::stderr(), "plywood: {}", output::printable(&error.to_string()));
     Code::of(error.kind())
+}
+
+/// Tells of the failure of work that Ctrl-C can end, and how the process is to end then: as if it had died of it.
+fn ended(error: &Error) -> Code {
+    let code = report(error);
+    if error.kind() == crate::error::ErrorKind::Cancelled { Code::INTERRUPTED } else { code }
 }
 
 fn start_log(filter: &str) -> crate::error::Result<()> {

@@ -39,9 +39,16 @@ impl Standing {
 pub fn touches(command: &Command) -> Touches {
     match command {
         Command::Prepare(_) | Command::View(_) => Touches::RowsOrCopies,
-        Command::Commit(_) | Command::Rm(_) | Command::Usage(_) | Command::Cleanup | Command::Fs(_) => {
-            Touches::Content
-        }
+        Command::Commit(_)
+        | Command::Rm(_)
+        | Command::Usage(_)
+        | Command::Cleanup
+        | Command::Fs(_)
+        | Command::Import(_)
+        | Command::Export(_)
+        | Command::Diff(_)
+        | Command::Changes(_)
+        | Command::Apply(_) => Touches::Content,
         // Exec makes namespaces of its own, and needs another around it for the mounts only.
         Command::Exec(_) | Command::Mounts(_) => Touches::RowsOrLayers,
         Command::Mount(_)
@@ -76,7 +83,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// What is typed, and whether a plain user enters a namespace with the backends fuse, native and overlay.
-    const CASES: [(&str, bool, bool, bool); 19] = [
+    const CASES: [(&str, bool, bool, bool); 24] = [
         ("prepare a b", false, true, true),
         ("view a b", false, true, true),
         ("commit b a", true, true, true),
@@ -95,6 +102,11 @@ mod tests {
         ("exec a -- true", false, false, true),
         ("fs ls a", true, true, true),
         ("fs cp x a:/", true, true, true),
+        ("import a.tar", true, true, true),
+        ("export a -o a.tar", true, true, true),
+        ("diff a -o a.tar", true, true, true),
+        ("changes a", true, true, true),
+        ("apply a a.tar", true, true, true),
         ("completions bash", false, false, false),
     ];
 

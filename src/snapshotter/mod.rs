@@ -12,11 +12,13 @@
 
 mod commit;
 mod create;
+mod layers;
 mod mounted;
 mod recover;
 mod remove;
 mod settings;
 
+pub use layers::{AppliedLayer, Layered, PackedLayer};
 pub use mounted::MountedAt;
 pub use recover::{CheckReport, CleanupReport, Repair};
 pub use settings::{BackendChoice, Removal, SnapshotterSettings};

@@ -78,17 +78,6 @@ impl Digest {
         (text.len() > Self::MAX_BYTES).then_some("it has more than 256 bytes")
     }
 
-    /// The digest of a content whose SHA-256 is this.
-    pub fn sha256(hash: &[u8; 32]) -> Self {
-        use fmt::Write;
-        let mut text = String::from("sha256:");
-        for byte in hash {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-        }
-        Self(text)
-    }
-
     /// Its text.
     pub fn as_str(&self) -> &str {
         &self.0

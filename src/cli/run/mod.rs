@@ -3,6 +3,7 @@
 mod create;
 mod exec;
 mod files;
+mod layers;
 mod look;
 mod mount;
 mod remove;
@@ -11,6 +12,7 @@ use super::args::{Args, Command};
 use super::exit::Code;
 use super::namespace::{self, Standing, Touches};
 use super::output::{self, Answer, Format};
+use super::progress::Verbosity;
 use crate::backend::BackendName;
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
@@ -88,6 +90,10 @@ pub fn run(args: Args, settings: Settings, words: Vec<OsString>) -> Outcome {
         Command::Label(args) => look::label(&session, args),
         Command::Backends => look::backends(&session),
         Command::Exec(args) => exec::exec(&session, args),
+        Command::Import(_) | Command::Export(_) => Ok(Code::DONE),
+        Command::Diff(args) => layers::diff(&session, &args),
+        Command::Changes(args) => layers::changes(&session, &args),
+        Command::Apply(args) => layers::apply(&session, &args),
         Command::Fs(args) => files::run(&session, args),
         Command::Completions(args) => {
             let mut script = Vec::new();
@@ -168,6 +174,11 @@ impl Session {
         // A name alone is looked for beside this program, too.
         settings.mounting.fuse_program = ours.fuse_program.contains('/').then(|| (&ours.fuse_program).into());
         settings
+    }
+
+    /// How much is shown of work that takes long: nothing to programs.
+    fn verbosity(&self) -> Verbosity {
+        if self.format == Format::Json { Verbosity::Silent } else { Verbosity::Usual }
     }
 
     fn print(&self, answer: &impl Answer) -> Outcome {

@@ -1,0 +1,305 @@
+//! A chain of committed snapshots becomes an OCI archive.
+//!
+//! A layer whose blob is known is written as it came. Any other is packed into the content store first, since an archive
+//! tells the size of a member before its content, and is known from then on. The configuration is that of the image that
+//! the chain was imported as, or is built upon.
+//!
+//! The archive also has Docker's `manifest.json`, for programs that do not know OCI archives. The same chain gives the
+//! same bytes each time.
+
+use super::chain::sha256;
+use super::document::{self, Described, PackedLayer, Platform, blob_path, media};
+use super::import::{CONFIG, IMAGE};
+use super::members::{DOCKER, INDEX};
+use super::unpack::DIFF_ID;
+use super::watch::{Asked, Watcher, go_on};
+use crate::archive::{Entry, EntryKind, Writer};
+use crate::compress::{Compression, HashingReader, decoder};
+use crate::content::ContentStore;
+use crate::diff::DiffOptions;
+use crate::error::{Error, ErrorKind, Result};
+use crate::snapshotter::Snapshotter;
+use crate::store::{Blob, Digest};
+use crate::types::{Info, Labels, SnapshotKind, Timestamp, quoted};
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+/// How an image is exported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportOptions {
+    /// What it is called in the archive; `None`: as it was called when it was imported, if it was.
+    pub tag: Option<String>,
+    /// How layers are compressed that have no blob.
+    pub compression: Compression,
+    /// No time is later than this: seconds since 1970.
+    pub source_date_epoch: Option<i64>,
+}
+
+impl Default for ExportOptions {
+    fn default() -> Self {
+        Self { tag: None, compression: Compression::Gzip, source_date_epoch: None }
+    }
+}
+
+/// An image that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exported {
+    /// The digest of its manifest.
+    pub manifest: Digest,
+    /// The digest of its configuration.
+    pub config: Digest,
+    /// What it is called.
+    pub tag: Option<String>,
+    /// Its layers, the lowest first, with the names of their snapshots.
+    pub layers: Vec<(String, PackedLayer)>,
+}
+
+/// Writes the committed snapshot `name` and all below it as an image.
+///
+/// # Errors
+/// `NotFound`; `FailedPrecondition` if it is not committed; `Cancelled`; those of writing.
+pub fn export(
+    snapshotter: &Snapshotter,
+    name: &str,
+    out: impl Write,
+    options: &ExportOptions,
+    watcher: &dyn Watcher,
+) -> Result<Exported> {
+    let content = Arc::clone(snapshotter.content());
+    let export = Export { snapshotter, content: &*content, options, watcher };
+    export.run(name, out).map_err(|e| e.during("export", quoted(name)))
+}
+
+struct Export<'a> {
+    snapshotter: &'a Snapshotter,
+    content: &'a dyn ContentStore,
+    options: &'a ExportOptions,
+    watcher: &'a dyn Watcher,
+}
+
+impl Export<'_> {
+    fn run(&self, name: &str, out: impl Write) -> Result<Exported> {
+        let chain = self.chain(name)?;
+        let mut layers = Vec::with_capacity(chain.len());
+        for (at, info) in chain.iter().enumerate() {
+            let title = format!("layer {} of {}", at + 1, chain.len());
+            layers.push(self.layer(info, &title)?);
+        }
+        let config = document::make_config(self.base(&chain, &layers)?.as_deref(), &layers, &Platform::here())?;
+        let described = |bytes: &[u8], media_type: &str| Described {
+            digest: sha256(bytes),
+            size_bytes: bytes.len() as u64,
+            media_type: media_type.to_owned(),
+        };
+        let config_blob = described(&config, media::CONFIG);
+        let manifest = document::make_manifest(&config_blob, &layers)?;
+        let manifest_blob = described(&manifest, media::MANIFEST);
+        let named = || chain.last().and_then(|top| top.labels.get(IMAGE).cloned());
+        let tag = self.options.tag.clone().or_else(named);
+        let tag = tag.as_deref();
+        let documents = [
+            ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+            (INDEX.to_owned(), document::make_index(&manifest_blob, tag)?),
+            (DOCKER.to_owned(), document::make_docker_manifest(&config_blob.digest, &layers, tag)?),
+            (blob_path(&manifest_blob.digest), manifest),
+            (blob_path(&config_blob.digest), config),
+        ];
+        self.write(out, &documents, &layers)?;
+        let names = chain.into_iter().map(|info| info.name);
+        Ok(Exported {
+            manifest: manifest_blob.digest,
+            config: config_blob.digest,
+            tag: tag.map(str::to_owned),
+            layers: names.zip(layers).collect(),
+        })
+    }
+
+    /// The snapshot and all below it, the lowest first.
+    fn chain(&self, name: &str) -> Result<Vec<Info>> {
+        let mut chain = vec![self.snapshotter.stat(name)?];
+        while let Some(parent) = chain.last().map(|i| i.parent.clone()).filter(|p| !p.is_empty()) {
+            chain.push(self.snapshotter.stat(&parent)?);
+        }
+        if let Some(top) = chain.first()
+            && top.kind != SnapshotKind::Committed
+        {
+            let cause = format!("it is {}, and an image is made of committed snapshots: commit it first", top.kind.as_str());
+            return Err(Error::new(ErrorKind::FailedPrecondition, "export", quoted(name), cause));
+        }
+        chain.reverse();
+        Ok(chain)
+    }
+
+    /// The configuration of the nearest image that the chain is built upon.
+    fn base(&self, chain: &[Info], layers: &[PackedLayer]) -> Result<Option<Vec<u8>>> {
+        for (at, info) in chain.iter().enumerate().rev() {
+            let Some(digest) = info.labels.get(CONFIG).and_then(|d| Digest::parse(d).ok()) else { continue };
+            let Ok(blob) = self.content.open(&digest) else {
+                tracing::warn!(%digest, snapshot = info.name, "the configuration of the image is gone: a new one is made");
+                continue;
+            };
+            let mut bytes = Vec::new();
+            let failed = |e| Error::io("read blob", digest.as_str(), e);
+            blob.take(document::MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+            let diff_ids = document::config(digest.as_str(), &bytes)?.diff_ids;
+            if diff_ids.iter().eq(layers[..=at].iter().map(|l| &l.diff_id)) {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A layer as a blob: the one that is known, or one that is packed now.
+    fn layer(&self, info: &Info, title: &str) -> Result<PackedLayer> {
+        go_on(self.watcher, "export")?;
+        let created = Timestamp { nanos: 0, ..self.bounded(info.created) };
+        let created = created.to_string().replace(".000000000", "");
+        let created_by = "plywood commit".to_owned();
+        let known = self.snapshotter.get_blob(&info.name)?;
+        if let Some(blob) = known
+            && let Ok(present) = self.content.info(&blob.digest)
+        {
+            let media_type = match blob.media_type.as_str() {
+                "" => Compression::None.layer_media_type().to_owned(),
+                known => known.to_owned(),
+            };
+            let diff_id = match info.labels.get(DIFF_ID).map(|d| Digest::parse(d)) {
+                Some(Ok(diff_id)) => diff_id,
+                _ => self.learn_diff_id(info, &blob.digest)?,
+            };
+            let blob = Described { digest: blob.digest, size_bytes: present.size_bytes, media_type: oci_media_type(&media_type) };
+            return Ok(PackedLayer { diff_id, blob, created, created_by });
+        }
+        let task = self.watcher.begin(title, None);
+        let ingest = self.content.ingest(&crate::layout::by_this_process("export"))?;
+        let options = DiffOptions { source_date_epoch: self.options.source_date_epoch, ..DiffOptions::default() };
+        let base = Some(info.parent.as_str()).filter(|p| !p.is_empty());
+        let sink = Sink { ingest, task: Arc::clone(&task), failed: None };
+        let packed = self.snapshotter.pack(&info.name, base, sink, self.options.compression, &options, &Asked(self.watcher));
+        let (packed, sink) = packed?;
+        let (blob, _) = sink.ingest.commit(Some(packed.size_bytes), Some(&packed.digest))?;
+        let media_type = self.options.compression.layer_media_type().to_owned();
+        // Bounded times are for this archive alone; and what is known of a snapshot stays.
+        if self.options.source_date_epoch.is_none() {
+            let blob = Blob { digest: blob.digest.clone(), media_type: media_type.clone(), size_bytes: blob.size_bytes };
+            match self.snapshotter.set_blob(&info.name, &blob) {
+                Err(e) if e.kind() == ErrorKind::FailedPrecondition => {}
+                other => drop(other?),
+            }
+            self.note_diff_id(info, &packed.diff_id)?;
+        }
+        task.finish("");
+        let blob = Described { digest: blob.digest, size_bytes: blob.size_bytes, media_type };
+        Ok(PackedLayer { diff_id: packed.diff_id, blob, created, created_by })
+    }
+
+    fn bounded(&self, time: Timestamp) -> Timestamp {
+        match self.options.source_date_epoch {
+            Some(epoch) if time.secs > epoch => Timestamp { secs: epoch, nanos: 0 },
+            _ => time,
+        }
+    }
+
+    /// The digest of a blob without compression, which only its content tells.
+    fn learn_diff_id(&self, info: &Info, digest: &Digest) -> Result<Digest> {
+        let mut reader = HashingReader::new(decoder(self.content.open(digest)?)?);
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            go_on(self.watcher, "export")?;
+            let came = reader.read(&mut buffer).map_err(|e| Error::io("read blob", digest.as_str(), e))?;
+            if came == 0 {
+                break;
+            }
+        }
+        let (diff_id, _) = reader.finish();
+        self.note_diff_id(info, &diff_id)?;
+        Ok(diff_id)
+    }
+
+    fn note_diff_id(&self, info: &Info, diff_id: &Digest) -> Result<()> {
+        let labels = Labels::from([(DIFF_ID.to_owned(), diff_id.to_string())]);
+        self.snapshotter.update(&info.name, &labels, &[format!("labels.{DIFF_ID}")]).map(drop)
+    }
+
+    fn write(&self, out: impl Write, documents: &[(String, Vec<u8>)], layers: &[PackedLayer]) -> Result<()> {
+        let mut archive = Writer::new(out);
+        let total = layers.iter().map(|l| l.blob.size_bytes).sum();
+        let task = self.watcher.begin("write the archive", Some(total));
+        for dir in ["blobs/", "blobs/sha256/"] {
+            archive.entry(&member(dir, EntryKind::Dir, 0o755, 0))?;
+        }
+        for (path, bytes) in documents {
+            archive.entry(&member(path, EntryKind::File, 0o644, bytes.len() as u64))?;
+            archive.content(bytes)?;
+        }
+        let mut written = BTreeSet::new();
+        let mut buffer = vec![0; 256 << 10];
+        for layer in layers {
+            let digest = &layer.blob.digest;
+            // Two layers may be the same blob.
+            if !written.insert(digest.clone()) {
+                continue;
+            }
+            archive.entry(&member(&blob_path(digest), EntryKind::File, 0o644, layer.blob.size_bytes))?;
+            let mut blob = self.content.open(digest)?;
+            loop {
+                go_on(self.watcher, "export")?;
+                let came = blob.read(&mut buffer).map_err(|e| Error::io("read blob", digest.as_str(), e))?;
+                if came == 0 {
+                    break;
+                }
+                archive.content(&buffer[..came])?;
+                task.advance(came as u64);
+            }
+        }
+        archive.finish()?.flush().map_err(|e| Error::io("write", "archive", e))?;
+        task.finish("");
+        Ok(())
+    }
+}
+
+/// A layer of Docker's media types as one of OCI's: the content is the same.
+fn oci_media_type(media_type: &str) -> String {
+    match Compression::of_media_type(media_type) {
+        Some(compression) => compression.layer_media_type().to_owned(),
+        None => media_type.to_owned(),
+    }
+}
+
+fn member(path: &str, kind: EntryKind, mode: u32, size_bytes: u64) -> Entry {
+    Entry {
+        path: path.as_bytes().to_vec(),
+        kind,
+        mode,
+        uid: 0,
+        gid: 0,
+        size_bytes,
+        mtime: Timestamp::default(),
+        atime: None,
+        xattrs: Vec::new(),
+    }
+}
+
+/// Where a packed layer goes.
+struct Sink {
+    ingest: Box<dyn crate::content::Ingest>,
+    task: Arc<dyn super::watch::Task>,
+    failed: Option<Error>,
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if let Err(error) = self.ingest.write(bytes) {
+            let said = error.to_string();
+            self.failed = Some(error);
+            return Err(std::io::Error::other(said));
+        }
+        self.task.advance(bytes.len() as u64);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,410 @@
+//! An image or a root file system from wherever it is becomes a chain of committed snapshots.
+//!
+//! | what comes | how it is told |
+//! |---|---|
+//! | a directory | an OCI image layout |
+//! | an archive that begins with a member of an image | an OCI archive, or what `docker save` and `podman save` write |
+//! | any other archive | the one layer of a root file system |
+//!
+//! The archives may be compressed. What is new goes into the content store and is checked there; then it is unpacked.
+
+use super::chain::sha256;
+use super::document::{self, Config, Described, Listed, Platform};
+use super::members::{DOCKER, INDEX, Members, Sign, sign};
+use super::unpack::{Blobs, Layer, Made, Unpacked, unpack};
+use super::watch::{Asked, Watched, Watcher, go_on};
+use crate::apply::Below;
+use crate::archive::{Limits, Reader};
+use crate::compress::{Compression, decoder};
+use crate::content::{ContentStore, OciLayout};
+use crate::error::{Error, ErrorKind, Result};
+use crate::snapshotter::{Layered, Snapshotter};
+use crate::store::{Blob, Digest};
+use crate::types::{Labels, quoted};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The label of the configuration of an image, on its top snapshot: a digest.
+pub const CONFIG: &str = "containerd.io/snapshot/plywood.image.config";
+
+/// The label of the name of an image, on its top snapshot.
+pub const IMAGE: &str = "containerd.io/snapshot/plywood.image.name";
+
+/// Where an image comes from.
+pub enum Input {
+    /// A directory or file of this machine.
+    Path(PathBuf),
+    /// A stream, such as standard input, and how it is called in messages.
+    Stream(Box<dyn Read + Send>, String),
+}
+
+/// What an archive is taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// What its first members say.
+    AsItLooks,
+    /// A root file system.
+    AsFiles,
+}
+
+/// How an image is imported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// Which image, where there are several.
+    pub name: Option<String>,
+    /// For which machine, where there are several.
+    pub platform: Platform,
+    /// What an archive is taken for.
+    pub taken: Taken,
+    /// Whether blobs are kept.
+    pub blobs: Blobs,
+}
+
+impl Default for ImportOptions {
+    fn default() -> Self {
+        Self { name: None, platform: Platform::here(), taken: Taken::AsItLooks, blobs: Blobs::Kept }
+    }
+}
+
+/// An image that is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// The name of its top snapshot: a chain ID.
+    pub name: String,
+    /// How it called itself.
+    pub image: Option<String>,
+    /// Its layers, the lowest first.
+    pub layers: Vec<Unpacked>,
+}
+
+/// Bytes of an archive that are looked at before it is read.
+const GLANCE_BYTES: usize = 64 << 10;
+
+/// Imports an image or a root file system.
+///
+/// # Errors
+/// `InvalidArgument` if it is damaged or is none; `NotFound` if it does not hold the image that is wanted; `Cancelled`;
+/// those of the snapshotter and of the content store. What was committed stays, nothing else.
+pub fn import(
+    snapshotter: &Snapshotter,
+    input: Input,
+    options: &ImportOptions,
+    watcher: &dyn Watcher,
+) -> Result<Imported> {
+    let content = Arc::clone(snapshotter.content());
+    let import = Import { snapshotter, content: &*content, options, watcher };
+    let (stream, subject, total) = match input {
+        Input::Path(path) if path.is_dir() => return import.directory(&path),
+        Input::Path(path) => {
+            let subject = path.display().to_string();
+            let failed = |e| Error::io("import", subject.clone(), e);
+            let file = File::open(&path).map_err(failed)?;
+            let meta = file.metadata().map_err(failed)?;
+            let total = meta.is_file().then_some(meta.len());
+            (Box::new(file) as Box<dyn Read + Send>, subject, total)
+        }
+        Input::Stream(stream, subject) => (stream, subject, None),
+    };
+    import.archive(stream, &subject, total).map_err(|e| e.during("import", subject.as_str()))
+}
+
+struct Import<'a> {
+    snapshotter: &'a Snapshotter,
+    content: &'a dyn ContentStore,
+    options: &'a ImportOptions,
+    watcher: &'a dyn Watcher,
+}
+
+/// An image whose blobs are in the content store.
+struct Found {
+    config: Vec<u8>,
+    layers: Vec<Described>,
+    image: Option<String>,
+}
+
+impl Import<'_> {
+    fn directory(&self, path: &Path) -> Result<Imported> {
+        let from = OciLayout::open_existing(path)?;
+        let subject = path.display().to_string();
+        let index = path.join(INDEX);
+        let length = std::fs::metadata(&index).map_err(|e| Error::io("import", index.display().to_string(), e))?.len();
+        document::check_size(&subject, length)?;
+        let index = std::fs::read(&index).map_err(|e| Error::io("import", index.display().to_string(), e))?;
+        let found = self.of_index(&from, &subject, &index)?;
+        for described in &found.layers {
+            self.fetch(&from, described)?;
+        }
+        self.unpack(&subject, found)
+    }
+
+    /// Copies a blob into the content store, unless it is there.
+    fn fetch(&self, from: &OciLayout, described: &Described) -> Result<()> {
+        if self.content.info(&described.digest).is_ok() {
+            return Ok(());
+        }
+        let task = self.watcher.begin(&format!("blob {}", described.digest), Some(described.size_bytes));
+        let mut source = Watched::new(from.open(&described.digest)?, Arc::clone(&task));
+        let mut ingest = self.content.ingest(&crate::layout::by_this_process("import"))?;
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            go_on(self.watcher, "import")?;
+            let came = source.read(&mut buffer).map_err(|e| Error::io("read blob", described.digest.as_str(), e))?;
+            if came == 0 {
+                break;
+            }
+            ingest.write(&buffer[..came])?;
+        }
+        ingest.commit(Some(described.size_bytes), Some(&described.digest))?;
+        task.finish("");
+        Ok(())
+    }
+
+    fn archive(&self, mut stream: Box<dyn Read + Send>, subject: &str, total: Option<u64>) -> Result<Imported> {
+        let glance = glance(&mut stream).map_err(|e| Error::io("read", subject, e))?;
+        let is_image = self.options.taken == Taken::AsItLooks && begins_image(&glance);
+        let stream = std::io::Cursor::new(glance).chain(stream);
+        if !is_image {
+            return self.files(stream, total);
+        }
+        let task = self.watcher.begin("read the archive", total);
+        let stream = decoder(Watched::new(stream, Arc::clone(&task)))?;
+        let members = Members::read(stream, self.content, self.watcher)?;
+        task.finish("");
+        let found = if let Some(index) = members.document(INDEX) {
+            self.of_index(self.content, subject, index)
+        } else if let Some(manifest) = members.document(DOCKER) {
+            self.of_docker(&members, subject, manifest)
+        } else {
+            let cause = "it holds neither index.json nor manifest.json; if it is a root file system, say --rootfs";
+            Err(Error::new(ErrorKind::InvalidArgument, "read image", subject, cause))
+        };
+        let wanted: Vec<Digest> = match &found {
+            Ok(found) => found.layers.iter().map(|l| l.digest.clone()).chain([sha256(&found.config)]).collect(),
+            Err(_) => Vec::new(),
+        };
+        for digest in members.unwanted(&wanted) {
+            self.drop_blob(digest);
+        }
+        self.unpack(subject, found?)
+    }
+
+    /// Deletes a blob that nobody wants, unless somebody does meanwhile.
+    fn drop_blob(&self, digest: &Digest) {
+        if let Err(error) = self.snapshotter.drop_unreferenced(digest) {
+            tracing::warn!(%digest, %error, "a blob that is not wanted stays until it is old");
+        }
+    }
+
+    fn of_index(&self, from: &dyn ContentStore, subject: &str, index: &[u8]) -> Result<Found> {
+        let wanted = self.options.name.as_deref();
+        let listed = document::index(subject, index)?;
+        let mut chosen = document::choose(subject, &listed, wanted, &self.options.platform)?.clone();
+        let image = chosen.name.clone();
+        // An index may list another one for the machines of one image, and that no further one.
+        if chosen.is_index() {
+            let inner = self.small(from, &chosen.described)?;
+            let listed: Vec<Listed> = document::index(chosen.described.digest.as_str(), &inner)?;
+            chosen = document::choose(subject, &listed, None, &self.options.platform)?.clone();
+        }
+        let manifest = document::manifest(chosen.described.digest.as_str(), &self.small(from, &chosen.described)?)?;
+        let config = self.small(from, &manifest.config)?;
+        Ok(Found { config, layers: manifest.layers, image })
+    }
+
+    fn of_docker(&self, members: &Members, subject: &str, manifest: &[u8]) -> Result<Found> {
+        let images = document::docker_manifest(subject, manifest)?;
+        let wanted = self.options.name.as_deref();
+        let is_wanted = |image: &&document::DockerImage| {
+            wanted.is_none_or(|w| image.names.iter().any(|n| document::is_named(n, w)))
+        };
+        let matching: Vec<_> = images.iter().filter(is_wanted).collect();
+        let [image] = matching.as_slice() else {
+            let names: Vec<&str> = images.iter().flat_map(|i| &i.names).map(String::as_str).collect();
+            let (kind, what) = match (matching.is_empty(), wanted) {
+                (true, Some(wanted)) => (ErrorKind::NotFound, format!("there is no image {wanted:?}")),
+                (true, None) => (ErrorKind::InvalidArgument, "it holds no image".to_owned()),
+                _ => (ErrorKind::InvalidArgument, "there are several images, choose one with --name".to_owned()),
+            };
+            return Err(Error::new(kind, "read image", subject, format!("{what}: it holds {}", names.join(", "))));
+        };
+        let (config, size_bytes) = members.blob(&image.config)?;
+        let config = Described { digest: config, size_bytes, media_type: document::media::CONFIG.to_owned() };
+        let config = self.small(self.content, &config)?;
+        let layers: Result<Vec<Described>> = image.layers.iter().map(|path| self.docker_layer(members, path)).collect();
+        Ok(Found { config, layers: layers?, image: image.names.first().cloned() })
+    }
+
+    /// A layer of a Docker archive, which says nothing of how it is compressed.
+    fn docker_layer(&self, members: &Members, path: &str) -> Result<Described> {
+        let (digest, size_bytes) = members.blob(path)?;
+        let mut begin = [0; 16];
+        let mut source = self.content.open(&digest)?;
+        let mut length = 0;
+        while length < begin.len() {
+            match source.read(&mut begin[length..]).map_err(|e| Error::io("read blob", digest.as_str(), e))? {
+                0 => break,
+                came => length += came,
+            }
+        }
+        let media_type = Compression::sniff(&begin[..length]).layer_media_type().to_owned();
+        Ok(Described { digest, size_bytes, media_type })
+    }
+
+    /// A document among the blobs, whole and checked.
+    fn small(&self, from: &dyn ContentStore, described: &Described) -> Result<Vec<u8>> {
+        let subject = described.digest.as_str();
+        document::check_size(subject, described.size_bytes)?;
+        let mut bytes = Vec::new();
+        let source = from.open(&described.digest)?;
+        let limit = document::MAX_BYTES + 1;
+        source.take(limit).read_to_end(&mut bytes).map_err(|e| Error::io("read blob", subject, e))?;
+        if bytes.len() as u64 != described.size_bytes || sha256(&bytes) != described.digest {
+            let cause = "its content is not what its digest and size say";
+            return Err(Error::new(ErrorKind::InvalidArgument, "read image", subject, cause));
+        }
+        Ok(bytes)
+    }
+
+    fn unpack(&self, subject: &str, found: Found) -> Result<Imported> {
+        let Config { diff_ids, platform } = document::config(subject, &found.config)?;
+        let invalid = |cause: String| Err(Error::new(ErrorKind::InvalidArgument, "read image", subject, cause));
+        if diff_ids.len() != found.layers.len() {
+            return invalid(format!(
+                "its configuration tells of {} layers, its manifest of {}",
+                diff_ids.len(),
+                found.layers.len()
+            ));
+        }
+        if diff_ids.is_empty() {
+            return invalid("it has no layers, and so nothing to make snapshots of".to_owned());
+        }
+        if !platform.runs_on(&self.options.platform) && !platform.os.is_empty() {
+            tracing::warn!(%platform, "the image is for another machine");
+        }
+        let layers: Vec<Layer> =
+            found.layers.into_iter().zip(diff_ids).map(|(blob, diff_id)| Layer { blob, diff_id }).collect();
+        let unpacked = unpack(self.snapshotter, self.content, &layers, self.options.blobs, self.watcher);
+        if self.options.blobs == Blobs::Dropped {
+            for layer in &layers {
+                self.drop_blob(&layer.blob.digest);
+            }
+        }
+        let unpacked = unpacked?;
+        let Some(top) = unpacked.last() else { return invalid("it has no layers".to_owned()) };
+        let config = self.keep(&found.config)?;
+        self.label(&top.name, Some(&config), found.image.as_deref())?;
+        Ok(Imported { name: top.name.clone(), image: found.image, layers: unpacked })
+    }
+
+    /// Keeps a small blob, and its digest.
+    fn keep(&self, bytes: &[u8]) -> Result<Digest> {
+        let digest = sha256(bytes);
+        let mut ingest = self.content.ingest(&crate::layout::by_this_process("import"))?;
+        ingest.write(bytes)?;
+        ingest.commit(Some(bytes.len() as u64), Some(&digest))?;
+        Ok(digest)
+    }
+
+    fn label(&self, name: &str, config: Option<&Digest>, image: Option<&str>) -> Result<()> {
+        let mut labels = Labels::new();
+        labels.extend(config.map(|digest| (CONFIG.to_owned(), digest.to_string())));
+        labels.extend(image.map(|image| (IMAGE.to_owned(), image.to_owned())));
+        let paths: Vec<String> = labels.keys().map(|key| format!("labels.{key}")).collect();
+        if paths.is_empty() {
+            return Ok(());
+        }
+        self.snapshotter.update(name, &labels, &paths).map(drop)
+    }
+
+    /// Imports a root file system, whose digest is known only when it is here.
+    fn files(&self, stream: impl Read + Send + 'static, total: Option<u64>) -> Result<Imported> {
+        let key = crate::layout::by_this_process("import");
+        self.snapshotter.prepare_held(&key, None, Labels::new(), &Asked(self.watcher))?;
+        let made = self.files_into(&key, stream, total);
+        if !matches!(&made, Ok((_, Made::Now)))
+            && let Err(error) = self.snapshotter.remove(&key)
+        {
+            tracing::warn!(key, %error, "a root file system that was not unpacked whole stays until the next cleanup");
+        }
+        let (diff_id, made) = made?;
+        let name = diff_id.to_string();
+        Ok(Imported { name: name.clone(), image: None, layers: vec![Unpacked { name, diff_id, made }] })
+    }
+
+    fn files_into(&self, key: &str, stream: impl Read + Send + 'static, total: Option<u64>) -> Result<(Digest, Made)> {
+        let task = self.watcher.begin("root file system", total);
+        let stream = Watched::new(stream, Arc::clone(&task));
+        let (applied, blob) = match self.options.blobs {
+            Blobs::Dropped => (self.snapshotter.apply(key, stream, Below::Nothing, &Asked(self.watcher))?, None),
+            Blobs::Kept => {
+                let ingest = self.content.ingest(&crate::layout::by_this_process("import"))?;
+                let mut tee = Tee { inner: stream, ingest, failed: None };
+                let applied = self.snapshotter.apply(key, &mut tee, Below::Nothing, &Asked(self.watcher));
+                if let Some(failed) = tee.failed {
+                    return Err(failed);
+                }
+                let applied = applied?;
+                let (info, _) = tee.ingest.commit(None, None)?;
+                (applied, Some(info))
+            }
+        };
+        let Layered::Applied(applied) = applied else {
+            return Err(Error::new(ErrorKind::Io, "import", quoted(key), "a lowest layer cannot need another"));
+        };
+        if let Some(info) = blob {
+            let media_type = applied.compression.layer_media_type().to_owned();
+            self.snapshotter.set_blob(key, &Blob { digest: info.digest, media_type, size_bytes: info.size_bytes })?;
+        }
+        let name = applied.diff_id.to_string();
+        let labels = Labels::from([(super::unpack::DIFF_ID.to_owned(), name.clone())]);
+        let made = match self.snapshotter.commit(&name, key, labels, None, &Asked(self.watcher)) {
+            Ok(()) => Made::Now,
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Made::Before,
+            Err(e) => return Err(e),
+        };
+        task.finish(if made == Made::Before { "there already" } else { "" });
+        Ok((applied.diff_id, made))
+    }
+}
+
+/// A reader that keeps what is read in the content store.
+struct Tee<R> {
+    inner: R,
+    ingest: Box<dyn crate::content::Ingest>,
+    failed: Option<Error>,
+}
+
+impl<R: Read> Read for Tee<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let came = self.inner.read(buffer)?;
+        if let Err(error) = self.ingest.write(&buffer[..came]) {
+            self.failed = Some(error);
+            return Err(std::io::Error::other("the content store failed"));
+        }
+        Ok(came)
+    }
+}
+
+/// The first bytes of a stream.
+fn glance(stream: &mut dyn Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(GLANCE_BYTES);
+    stream.take(GLANCE_BYTES as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// True if these first bytes of an archive, perhaps compressed, are those of an archive of images. What they cut off is no
+/// fault of the archive.
+fn begins_image(bytes: &[u8]) -> bool {
+    let Ok(stream) = decoder(std::io::Cursor::new(bytes.to_vec())) else { return false };
+    let mut reader = Reader::new(stream, Limits::default());
+    while let Ok(Some(entry)) = reader.next() {
+        match sign(&entry.path) {
+            Sign::Image => return true,
+            Sign::Files => return false,
+            Sign::Neither => {}
+        }
+    }
+    false
+}
