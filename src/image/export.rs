@@ -12,13 +12,13 @@ use super::document::{self, Described, PackedLayer, Platform, blob_path, media};
 use super::import::{CONFIG, IMAGE};
 use super::members::{DOCKER, INDEX};
 use super::unpack::DIFF_ID;
-use super::watch::{Asked, Watcher, go_on};
+use super::watch::{Asked, Task, Watcher, go_on};
 use crate::archive::{Entry, EntryKind, Writer};
-use crate::compress::{Compression, HashingReader, decoder};
-use crate::content::ContentStore;
+use crate::compress::{Compression, Hasher, HashingReader, decoder};
+use crate::content::{Begun, ContentInfo, ContentStore, Expected, Ingest};
 use crate::diff::DiffOptions;
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshotter::Snapshotter;
+use crate::snapshotter::{self, Snapshotter};
 use crate::store::{Blob, Digest};
 use crate::types::{Info, Labels, SnapshotKind, Timestamp, quoted};
 use std::collections::BTreeSet;
@@ -161,7 +161,7 @@ impl Export<'_> {
             && let Ok(present) = self.content.info(&blob.digest)
         {
             let media_type = match blob.media_type.as_str() {
-                "" => Compression::None.layer_media_type().to_owned(),
+                "" => Compression::None.media_type().to_owned(),
                 known => known.to_owned(),
             };
             let diff_id = match info.labels.get(DIFF_ID).map(|d| Digest::parse(d)) {
@@ -172,14 +172,16 @@ impl Export<'_> {
             return Ok(PackedLayer { diff_id, blob, created, created_by });
         }
         let task = self.watcher.begin(title, None);
-        let ingest = self.content.ingest(&crate::layout::by_this_process("export"))?;
-        let options = DiffOptions { source_date_epoch: self.options.source_date_epoch, ..DiffOptions::default() };
-        let base = Some(info.parent.as_str()).filter(|p| !p.is_empty());
-        let sink = Sink { ingest, task: Arc::clone(&task), failed: None };
-        let packed = self.snapshotter.pack(&info.name, base, sink, self.options.compression, &options, &Asked(self.watcher));
-        let (packed, sink) = packed?;
-        let (blob, _) = sink.ingest.commit(Some(packed.size_bytes), Some(&packed.digest))?;
-        let media_type = self.options.compression.layer_media_type().to_owned();
+        let reference = crate::layout::by_this_process("export");
+        let packed = self.pack(info, &reference, &task);
+        if packed.is_err()
+            && let Err(error) = self.content.abort(&reference)
+            && error.kind() != ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "a blob that is not whole stays until it is old");
+        }
+        let (packed, blob) = packed?;
+        let media_type = self.options.compression.media_type().to_owned();
         // Bounded times are for this archive alone; and what is known of a snapshot stays.
         if self.options.source_date_epoch.is_none() {
             let blob = Blob { digest: blob.digest.clone(), media_type: media_type.clone(), size_bytes: blob.size_bytes };
@@ -194,6 +196,21 @@ impl Export<'_> {
         Ok(PackedLayer { diff_id: packed.diff_id, blob, created, created_by })
     }
 
+    /// Packs a layer into the content store.
+    fn pack(&self, info: &Info, reference: &str, task: &Arc<dyn Task>) -> Result<(snapshotter::PackedLayer, ContentInfo)> {
+        let Begun::Ingest(ingest) = self.content.ingest(reference, &Expected::default())? else {
+            return Err(Error::new(ErrorKind::Io, "export", quoted(&info.name), "a blob that nobody knows is there"));
+        };
+        let options = DiffOptions { source_date_epoch: self.options.source_date_epoch, ..DiffOptions::default() };
+        let base = Some(info.parent.as_str()).filter(|p| !p.is_empty());
+        let sink = Sink { ingest, task: Arc::clone(task) };
+        let compression = self.options.compression;
+        let asked = Asked(self.watcher);
+        let (packed, sink) = self.snapshotter.pack(&info.name, base, sink, compression, &options, &asked)?;
+        let blob = sink.ingest.commit()?;
+        Ok((packed, blob))
+    }
+
     fn bounded(&self, time: Timestamp) -> Timestamp {
         match self.options.source_date_epoch {
             Some(epoch) if time.secs > epoch => Timestamp { secs: epoch, nanos: 0 },
@@ -203,7 +220,7 @@ impl Export<'_> {
 
     /// The digest of a blob without compression, which only its content tells.
     fn learn_diff_id(&self, info: &Info, digest: &Digest) -> Result<Digest> {
-        let mut reader = HashingReader::new(decoder(self.content.open(digest)?)?);
+        let mut reader = HashingReader::new(decoder(self.content.open(digest)?)?, Hasher::new());
         let mut buffer = vec![0; 128 << 10];
         loop {
             go_on(self.watcher, "export")?;
@@ -212,7 +229,7 @@ impl Export<'_> {
                 break;
             }
         }
-        let (diff_id, _) = reader.finish();
+        let (_, diff_id, _) = reader.finish()?;
         self.note_diff_id(info, &diff_id)?;
         Ok(diff_id)
     }
@@ -262,7 +279,7 @@ impl Export<'_> {
 /// A layer of Docker's media types as one of OCI's: the content is the same.
 fn oci_media_type(media_type: &str) -> String {
     match Compression::of_media_type(media_type) {
-        Some(compression) => compression.layer_media_type().to_owned(),
+        Some(compression) => compression.media_type().to_owned(),
         None => media_type.to_owned(),
     }
 }
@@ -283,23 +300,18 @@ fn member(path: &str, kind: EntryKind, mode: u32, size_bytes: u64) -> Entry {
 
 /// Where a packed layer goes.
 struct Sink {
-    ingest: Box<dyn crate::content::Ingest>,
-    task: Arc<dyn super::watch::Task>,
-    failed: Option<Error>,
+    ingest: Box<dyn Ingest>,
+    task: Arc<dyn Task>,
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if let Err(error) = self.ingest.write(bytes) {
-            let said = error.to_string();
-            self.failed = Some(error);
-            return Err(std::io::Error::other(said));
-        }
-        self.task.advance(bytes.len() as u64);
-        Ok(bytes.len())
+        let written = self.ingest.write(bytes)?;
+        self.task.advance(written as u64);
+        Ok(written)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+        self.ingest.flush()
     }
 }

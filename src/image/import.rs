@@ -10,19 +10,19 @@
 
 use super::chain::sha256;
 use super::document::{self, Config, Described, Listed, Platform};
-use super::members::{DOCKER, INDEX, Members, Sign, sign};
+use super::members::{DOCKER, INDEX, Members, Sign, keep, of_outside, sign};
 use super::unpack::{Blobs, Layer, Made, Unpacked, unpack};
-use super::watch::{Asked, Watched, Watcher, go_on};
+use super::watch::{Asked, Task, Watched, Watcher, go_on};
 use crate::apply::Below;
 use crate::archive::{Limits, Reader};
 use crate::compress::{Compression, decoder};
-use crate::content::{ContentStore, OciLayout};
+use crate::content::{Begun, ContentStore, Expected, Ingest, OciLayout};
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshotter::{Layered, Snapshotter};
+use crate::snapshotter::{AppliedLayer, Layered, Snapshotter};
 use crate::store::{Blob, Digest};
 use crate::types::{Labels, quoted};
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -126,15 +126,15 @@ struct Found {
 
 impl Import<'_> {
     fn directory(&self, path: &Path) -> Result<Imported> {
-        let from = OciLayout::open_existing(path)?;
+        let from = OciLayout::open_foreign(path)?;
         let subject = path.display().to_string();
         let index = path.join(INDEX);
-        let length = std::fs::metadata(&index).map_err(|e| Error::io("import", index.display().to_string(), e))?.len();
-        document::check_size(&subject, length)?;
-        let index = std::fs::read(&index).map_err(|e| Error::io("import", index.display().to_string(), e))?;
+        let failed = |e| Error::io("import", index.display().to_string(), e);
+        document::check_size(&subject, std::fs::metadata(&index).map_err(failed)?.len())?;
+        let index = std::fs::read(&index).map_err(failed)?;
         let found = self.of_index(&from, &subject, &index)?;
         for described in &found.layers {
-            self.fetch(&from, described)?;
+            self.fetch(&from, described).map_err(|e| of_outside(e).during("import", subject.as_str()))?;
         }
         self.unpack(&subject, found)
     }
@@ -145,18 +145,9 @@ impl Import<'_> {
             return Ok(());
         }
         let task = self.watcher.begin(&format!("blob {}", described.digest), Some(described.size_bytes));
-        let mut source = Watched::new(from.open(&described.digest)?, Arc::clone(&task));
-        let mut ingest = self.content.ingest(&crate::layout::by_this_process("import"))?;
-        let mut buffer = vec![0; 128 << 10];
-        loop {
-            go_on(self.watcher, "import")?;
-            let came = source.read(&mut buffer).map_err(|e| Error::io("read blob", described.digest.as_str(), e))?;
-            if came == 0 {
-                break;
-            }
-            ingest.write(&buffer[..came])?;
-        }
-        ingest.commit(Some(described.size_bytes), Some(&described.digest))?;
+        let source = Watched::new(from.open(&described.digest)?, Arc::clone(&task));
+        let mut source = Guarded { inner: source, watcher: self.watcher };
+        keep(self.content, &Expected::new(&described.digest, described.size_bytes), &mut source)?;
         task.finish("");
         Ok(())
     }
@@ -170,27 +161,36 @@ impl Import<'_> {
         }
         let task = self.watcher.begin("read the archive", total);
         let stream = decoder(Watched::new(stream, Arc::clone(&task)))?;
-        let members = Members::read(stream, self.content, self.watcher)?;
+        let mut members = Members::default();
+        let imported = self.of_members(&mut members, stream, subject, &task);
+        if imported.is_err() {
+            // What came for nothing goes again.
+            members.new_blobs().for_each(|digest| self.drop_blob(digest));
+        }
+        imported
+    }
+
+    fn of_members(
+        &self,
+        members: &mut Members,
+        stream: impl Read,
+        subject: &str,
+        task: &Arc<dyn Task>,
+    ) -> Result<Imported> {
+        members.read(stream, self.content, self.watcher).map_err(of_outside)?;
         task.finish("");
         let found = if let Some(index) = members.document(INDEX) {
             self.of_index(self.content, subject, index)
         } else if let Some(manifest) = members.document(DOCKER) {
-            self.of_docker(&members, subject, manifest)
+            self.of_docker(members, subject, manifest)
         } else {
             let cause = "it holds neither index.json nor manifest.json; if it is a root file system, say --rootfs";
             Err(Error::new(ErrorKind::InvalidArgument, "read image", subject, cause))
         };
-        let wanted: Vec<Digest> = match &found {
-            Ok(found) => found.layers.iter().map(|l| l.digest.clone()).chain([sha256(&found.config)]).collect(),
-            Err(_) => Vec::new(),
-        };
-        for digest in members.unwanted(&wanted) {
-            self.drop_blob(digest);
-        }
         self.unpack(subject, found?)
     }
 
-    /// Deletes a blob that nobody wants, unless somebody does meanwhile.
+    /// Deletes a blob that nobody refers to.
     fn drop_blob(&self, digest: &Digest) {
         if let Err(error) = self.snapshotter.drop_unreferenced(digest) {
             tracing::warn!(%digest, %error, "a blob that is not wanted stays until it is old");
@@ -248,7 +248,7 @@ impl Import<'_> {
                 came => length += came,
             }
         }
-        let media_type = Compression::sniff(&begin[..length]).layer_media_type().to_owned();
+        let media_type = Compression::sniff(&begin[..length]).media_type().to_owned();
         Ok(Described { digest, size_bytes, media_type })
     }
 
@@ -293,18 +293,10 @@ impl Import<'_> {
         }
         let unpacked = unpacked?;
         let Some(top) = unpacked.last() else { return invalid("it has no layers".to_owned()) };
-        let config = self.keep(&found.config)?;
+        let config = sha256(&found.config);
+        keep(self.content, &Expected::new(&config, found.config.len() as u64), &mut found.config.as_slice())?;
         self.label(&top.name, Some(&config), found.image.as_deref())?;
         Ok(Imported { name: top.name.clone(), image: found.image, layers: unpacked })
-    }
-
-    /// Keeps a small blob, and its digest.
-    fn keep(&self, bytes: &[u8]) -> Result<Digest> {
-        let digest = sha256(bytes);
-        let mut ingest = self.content.ingest(&crate::layout::by_this_process("import"))?;
-        ingest.write(bytes)?;
-        ingest.commit(Some(bytes.len() as u64), Some(&digest))?;
-        Ok(digest)
     }
 
     fn label(&self, name: &str, config: Option<&Digest>, image: Option<&str>) -> Result<()> {
@@ -336,25 +328,33 @@ impl Import<'_> {
     fn files_into(&self, key: &str, stream: impl Read + Send + 'static, total: Option<u64>) -> Result<(Digest, Made)> {
         let task = self.watcher.begin("root file system", total);
         let stream = Watched::new(stream, Arc::clone(&task));
-        let (applied, blob) = match self.options.blobs {
-            Blobs::Dropped => (self.snapshotter.apply(key, stream, Below::Nothing, &Asked(self.watcher))?, None),
+        let (layered, ingest) = match self.options.blobs {
+            Blobs::Dropped => {
+                let layered = self.snapshotter.apply(key, stream, Below::Nothing, &Asked(self.watcher))?;
+                (applied_of(layered)?.0, None)
+            }
             Blobs::Kept => {
-                let ingest = self.content.ingest(&crate::layout::by_this_process("import"))?;
-                let mut tee = Tee { inner: stream, ingest, failed: None };
-                let applied = self.snapshotter.apply(key, &mut tee, Below::Nothing, &Asked(self.watcher));
-                if let Some(failed) = tee.failed {
-                    return Err(failed);
+                let reference = crate::layout::by_this_process("import");
+                let Begun::Ingest(ingest) = self.content.ingest(&reference, &Expected::default())? else {
+                    return Err(Error::new(ErrorKind::Io, "import", quoted(key), "a blob that nobody knows is there"));
+                };
+                let tee = Tee { inner: stream, ingest };
+                let layered = self.snapshotter.apply(key, tee, Below::Nothing, &Asked(self.watcher));
+                match layered.and_then(applied_of) {
+                    Ok((applied, tee)) => (applied, Some(tee.ingest)),
+                    Err(error) => {
+                        if let Err(error) = self.content.abort(&reference) {
+                            tracing::warn!(%error, "a blob that is not whole stays until it is old");
+                        }
+                        return Err(error);
+                    }
                 }
-                let applied = applied?;
-                let (info, _) = tee.ingest.commit(None, None)?;
-                (applied, Some(info))
             }
         };
-        let Layered::Applied(applied) = applied else {
-            return Err(Error::new(ErrorKind::Io, "import", quoted(key), "a lowest layer cannot need another"));
-        };
-        if let Some(info) = blob {
-            let media_type = applied.compression.layer_media_type().to_owned();
+        let applied = layered;
+        if let Some(ingest) = ingest {
+            let info = ingest.commit()?;
+            let media_type = applied.compression.media_type().to_owned();
             self.snapshotter.set_blob(key, &Blob { digest: info.digest, media_type, size_bytes: info.size_bytes })?;
         }
         let name = applied.diff_id.to_string();
@@ -369,21 +369,40 @@ impl Import<'_> {
     }
 }
 
+/// What was applied; the lowest layer never needs another one.
+fn applied_of<R>(layered: Layered<R>) -> Result<(AppliedLayer, R)> {
+    match layered {
+        Layered::Applied(applied, reader) => Ok((applied, reader)),
+        Layered::NeedsLower => {
+            Err(Error::new(ErrorKind::InvalidArgument, "import", "", "it is not whole without other layers"))
+        }
+    }
+}
+
 /// A reader that keeps what is read in the content store.
 struct Tee<R> {
     inner: R,
-    ingest: Box<dyn crate::content::Ingest>,
-    failed: Option<Error>,
+    ingest: Box<dyn Ingest>,
 }
 
 impl<R: Read> Read for Tee<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let came = self.inner.read(buffer)?;
-        if let Err(error) = self.ingest.write(&buffer[..came]) {
-            self.failed = Some(error);
-            return Err(std::io::Error::other("the content store failed"));
-        }
+        self.ingest.write_all(&buffer[..came])?;
         Ok(came)
+    }
+}
+
+/// A reader that ends when the caller gives up.
+struct Guarded<'a, R> {
+    inner: R,
+    watcher: &'a dyn Watcher,
+}
+
+impl<R: Read> Read for Guarded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        go_on(self.watcher, "import")?;
+        self.inner.read(buffer)
     }
 }
 

@@ -3,16 +3,16 @@
 //!
 //! An archive is read once, from its begin to its end, since it may come from standard input. Its members come in any
 //! order, and only the last one may tell which of them are wanted. So everything that is not a document is ingested; what
-//! turned out not to be wanted is deleted by whoever chooses ([`Members::unwanted`]).
+//! nobody refers to in the end is swept when it is old.
 
-use super::document::{self, MAX_BYTES};
+use super::document;
 use super::watch::{Watcher, go_on};
 use crate::archive::{Entry, EntryKind, Limits, Reader};
-use crate::content::{ContentStore, Kept};
+use crate::content::{ContentInfo, ContentStore, Expected, put};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Digest;
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{self, Read};
 
 /// Members that an archive of images may have.
 const MAX_MEMBERS: u64 = 100_000;
@@ -32,7 +32,8 @@ pub struct Members {
 struct Blob {
     digest: Digest,
     size_bytes: u64,
-    kept: Kept,
+    /// It was put into the store now.
+    is_new: bool,
 }
 
 /// The documents that tell which images there are.
@@ -90,39 +91,45 @@ fn invalid(subject: &str, cause: impl Into<String>) -> Error {
 }
 
 impl Members {
-    /// Reads an archive to its end.
+    /// Reads an archive to its end. What was ingested by then is told by [`Members::new_blobs`], also after a failure.
     ///
     /// # Errors
     /// `InvalidArgument` if it is damaged, or a member is not what its name says; those of the content store.
-    pub fn read(source: impl Read, content: &dyn ContentStore, watcher: &dyn Watcher) -> Result<Members> {
+    pub fn read(
+        &mut self,
+        source: impl Read,
+        content: &dyn ContentStore,
+        watcher: &dyn Watcher,
+    ) -> Result<()> {
         let limits = Limits { entries: MAX_MEMBERS, ..Limits::default() };
         let mut reader = Reader::new(source, limits);
-        let mut members = Members::default();
         while let Some(entry) = reader.next()? {
             go_on(watcher, "import")?;
             let Ok(path) = std::str::from_utf8(&entry.path).map(clean) else { continue };
             match &entry.kind {
                 EntryKind::File if path == INDEX || path == DOCKER => {
                     document::check_size(&path, entry.size_bytes)?;
-                    let bytes = whole(&mut reader, &entry)?;
-                    members.documents.insert(path, bytes);
+                    let mut bytes = Vec::new();
+                    let mut member = Member::new(&mut reader, &entry, watcher);
+                    member.read_to_end(&mut bytes).map_err(|e| Error::io("read image", path.as_str(), e))?;
+                    self.documents.insert(path, bytes);
                 }
-                EntryKind::File => members.ingest(path, &mut reader, &entry, content, watcher)?,
+                EntryKind::File => self.ingest(path, &mut reader, &entry, content, watcher)?,
                 EntryKind::Symlink(target) => {
                     if let Ok(target) = std::str::from_utf8(target) {
-                        members.links.insert(path.clone(), follow(&path, target));
+                        self.links.insert(path.clone(), follow(&path, target));
                     }
                 }
                 EntryKind::HardLink(target) => {
                     if let Ok(target) = std::str::from_utf8(target) {
-                        members.links.insert(path, clean(target));
+                        self.links.insert(path, clean(target));
                     }
                 }
                 _ => {}
             }
         }
         reader.finish()?;
-        Ok(members)
+        Ok(())
     }
 
     fn ingest(
@@ -133,22 +140,19 @@ impl Members {
         content: &dyn ContentStore,
         watcher: &dyn Watcher,
     ) -> Result<()> {
-        let expected = document::blob_of_path(&path);
-        if let Some(digest) = &expected
-            && content.info(digest).is_ok_and(|info| info.size_bytes == entry.size_bytes)
-        {
-            // Nobody reads it again to find that out: what is in the store was checked when it came.
-            let blob = Blob { digest: digest.clone(), size_bytes: entry.size_bytes, kept: Kept::Before };
-            self.blobs.insert(path, blob);
-            return Ok(());
-        }
-        let mut ingest = content.ingest(&crate::layout::by_this_process("import"))?;
-        each_piece(reader, entry, &mut |piece| {
-            go_on(watcher, "import")?;
-            ingest.write(piece)
-        })?;
-        let (info, kept) = ingest.commit(Some(entry.size_bytes), expected.as_ref()).map_err(|e| e.during("read image", path.as_str()))?;
-        self.blobs.insert(path, Blob { digest: info.digest, size_bytes: info.size_bytes, kept });
+        let digest = document::blob_of_path(&path);
+        // What is in the store was checked when it came: nobody reads it again.
+        let known = digest.as_ref().and_then(|digest| content.info(digest).ok());
+        let is_new = known.is_none();
+        let info = match known {
+            Some(info) => info,
+            None => {
+                let expected = Expected { digest, size_bytes: Some(entry.size_bytes) };
+                let mut member = Member::new(reader, entry, watcher);
+                keep(content, &expected, &mut member).map_err(|e| of_outside(e).during("read image", path.as_str()))?
+            }
+        };
+        self.blobs.insert(path, Blob { digest: info.digest, size_bytes: info.size_bytes, is_new });
         Ok(())
     }
 
@@ -175,53 +179,80 @@ impl Members {
         Err(invalid(&path, "the archive does not hold it"))
     }
 
-    /// What came with this archive and is none of `wanted`.
-    pub fn unwanted<'a>(&'a self, wanted: &'a [Digest]) -> impl Iterator<Item = &'a Digest> {
-        let new = self.blobs.values().filter(|blob| blob.kept == Kept::Now);
-        new.map(|blob| &blob.digest).filter(|digest| !wanted.contains(digest))
+    /// The blobs that came with this archive, some of which may have been there before.
+    pub fn new_blobs(&self) -> impl Iterator<Item = &Digest> {
+        self.blobs.values().filter(|blob| blob.is_new).map(|blob| &blob.digest)
     }
 }
 
-/// Hands the content of a member on, piece by piece, with its holes.
-fn each_piece(
-    reader: &mut Reader<impl Read>,
-    entry: &Entry,
-    each: &mut dyn FnMut(&[u8]) -> Result<()>,
-) -> Result<()> {
-    let mut buffer = vec![0; 128 << 10];
-    let mut done = 0;
-    let mut holes = |until: u64, done: &mut u64, each: &mut dyn FnMut(&[u8]) -> Result<()>| -> Result<()> {
-        let zeros = [0; 4096];
-        while *done < until {
-            let length = usize::try_from(until - *done).map_or(zeros.len(), |l| l.min(zeros.len()));
-            each(&zeros[..length])?;
-            *done += length as u64;
-        }
-        Ok(())
-    };
-    while let Some(segment) = reader.next_segment()? {
-        holes(segment.offset_bytes, &mut done, each)?;
-        loop {
-            let came = reader.read(&mut buffer)?;
-            if came == 0 {
-                break;
-            }
-            each(&buffer[..came])?;
-            done += came as u64;
-        }
+/// Puts what a reader gives into the content store. Of a failure nothing stays.
+///
+/// # Errors
+/// Those of the reader and of the store.
+pub fn keep(content: &dyn ContentStore, expected: &Expected, reader: &mut dyn Read) -> Result<ContentInfo> {
+    let reference = crate::layout::by_this_process("import");
+    let kept = put(content, &reference, expected, reader);
+    if kept.is_err()
+        && let Err(error) = content.abort(&reference)
+        && error.kind() != ErrorKind::NotFound
+    {
+        tracing::warn!(%error, "a blob that is not whole stays until it is old");
     }
-    holes(entry.size_bytes, &mut done, each)
+    kept
 }
 
-/// The content of a small member.
-fn whole(reader: &mut Reader<impl Read>, entry: &Entry) -> Result<Vec<u8>> {
-    debug_assert!(entry.size_bytes <= MAX_BYTES, "checked by the caller");
-    let mut bytes = Vec::new();
-    each_piece(reader, entry, &mut |piece| {
-        bytes.extend_from_slice(piece);
-        Ok(())
-    })?;
-    Ok(bytes)
+/// What is wrong with an archive is no fault of the store.
+pub fn of_outside(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Corrupt | ErrorKind::FailedPrecondition => error.as_kind(ErrorKind::InvalidArgument),
+        _ => error,
+    }
+}
+
+/// The content of a member, with its holes.
+struct Member<'a, R> {
+    reader: &'a mut Reader<R>,
+    watcher: &'a dyn Watcher,
+    size_bytes: u64,
+    done_bytes: u64,
+    /// Where the next bytes with data are, and how many.
+    segment: Option<(u64, u64)>,
+}
+
+impl<'a, R: Read> Member<'a, R> {
+    fn new(reader: &'a mut Reader<R>, entry: &Entry, watcher: &'a dyn Watcher) -> Self {
+        Self { reader, watcher, size_bytes: entry.size_bytes, done_bytes: 0, segment: None }
+    }
+}
+
+impl<R: Read> Read for Member<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        go_on(self.watcher, "import")?;
+        if buffer.is_empty() || self.done_bytes == self.size_bytes {
+            return Ok(0);
+        }
+        if self.segment.is_none() {
+            let next = self.reader.next_segment()?;
+            // Behind the last piece there is a hole to the end.
+            self.segment = Some(next.map_or((self.size_bytes, 0), |s| (s.offset_bytes, s.length_bytes)));
+        }
+        let (offset, left) = self.segment.unwrap_or((self.size_bytes, 0));
+        let hole = offset.saturating_sub(self.done_bytes);
+        if hole > 0 {
+            let length = usize::try_from(hole).unwrap_or(usize::MAX).min(buffer.len());
+            buffer[..length].fill(0);
+            self.done_bytes += length as u64;
+            return Ok(length);
+        }
+        let came = self.reader.read(buffer)?;
+        self.done_bytes += came as u64;
+        let left = left - came as u64;
+        self.segment = (left > 0).then_some((offset + came as u64, left));
+        if came == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+        Ok(came)
+    }
 }
 
 #[cfg(test)]

@@ -169,7 +169,7 @@ impl Work<'_> {
     fn one_by_one(&self, from: usize) -> Result<()> {
         for at in from..self.layers.len() {
             let task = self.watcher.begin(&self.title(at), Some(self.layers[at].blob.size_bytes));
-            let begun = self.begin(at, self.parent(at), Below::Known, &task)?;
+            let begun = self.begin(at, self.parent(at), Below::Nothing, &task)?;
             let begun = begun.ok_or_else(|| self.failed(at, "it could not be unpacked on top of its parent"))?;
             self.commit(at, begun, None)?;
             task.finish("");
@@ -228,7 +228,7 @@ impl Work<'_> {
                 None => {
                     tracing::info!(layer = %self.layers[at].diff_id, "unpacked again on top of its parent");
                     let again = self.watcher.begin(&self.title(at), Some(self.layers[at].blob.size_bytes));
-                    let begun = self.begin(at, self.parent(at), Below::Known, &again)?;
+                    let begun = self.begin(at, self.parent(at), Below::Nothing, &again)?;
                     let begun = begun.ok_or_else(|| self.failed(at, "it could not be unpacked on top of its parent"))?;
                     self.commit(at, begun, None)?;
                 }
@@ -249,8 +249,8 @@ impl Work<'_> {
         let applied = self.snapshotter.apply(&begun.key, source, below, &Asked(self.watcher));
         match applied.map_err(|e| e.during("unpack", layer.blob.digest.as_str()))? {
             Layered::NeedsLower => Ok(None),
-            Layered::Applied(applied) if applied.diff_id == layer.diff_id => Ok(Some(begun)),
-            Layered::Applied(applied) => {
+            Layered::Applied(applied, _) if applied.diff_id == layer.diff_id => Ok(Some(begun)),
+            Layered::Applied(applied, _) => {
                 let cause = format!("its content has the digest {}, and the image says {}", applied.diff_id, layer.diff_id);
                 Err(Error::new(ErrorKind::InvalidArgument, "unpack", layer.blob.digest.as_str(), cause))
             }
