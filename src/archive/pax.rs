@@ -94,6 +94,8 @@ impl Extended {
             b"gid" => self.gid = integer(value).map_err(|_| "the record \"gid\" is no number")?,
             b"mtime" => self.mtime = moment(value).map_err(|_| "the record \"mtime\" is no time")?,
             b"atime" => self.atime = moment(value).map_err(|_| "the record \"atime\" is no time")?,
+            // Not kept, but no time is no time.
+            b"ctime" => drop(moment(value).map_err(|_| "the record \"ctime\" is no time")?),
             _ => {}
         }
         Ok(())
@@ -188,6 +190,14 @@ impl<'a> Record<'a> {
             _ => Ok((Self { key, value }, rest)),
         }
     }
+}
+
+/// That records are records, whatever they say.
+pub(super) fn check(mut bytes: &[u8]) -> Result<(), Reason> {
+    while !bytes.is_empty() {
+        (_, bytes) = Record::first_of(bytes)?;
+    }
+    Ok(())
 }
 
 /// Puts a record behind others.

@@ -13,7 +13,7 @@ use super::entry::{Entry, EntryKind};
 use super::fault::{Reason, given_up, invalid, shown};
 use super::header::{self, BLOCK, Block, Form, Header, ZEROS};
 use super::limits::Limits;
-use super::pax::{Extended, Sparse};
+use super::pax::{self, Extended, Sparse};
 use super::source::Source;
 use super::sparse::{self, Map, Segment};
 use crate::error::Result;
@@ -202,11 +202,12 @@ impl<R: Read> Reader<R> {
             let block = *self.block;
             let header = Header::of(&block).map_err(|reason| self.invalid_header(reason))?;
             match header.flag {
-                // Of the whole archive; whatever else stood before the member is forgotten with it, as in Go.
+                // For the whole archive, and not looked at further than Go does. As there, whatever else stood before the
+                // member is forgotten with it.
                 b'g' => {
+                    self.read_special(&header)?;
+                    pax::check(&self.buffer).map_err(|reason| self.invalid_header(reason))?;
                     before = Before::default();
-                    let size = u64::try_from(header.size);
-                    self.begin(size.map_err(|_| self.invalid_header("its size is negative"))?);
                 }
                 b'x' => {
                     self.read_special(&header)?;

@@ -55,7 +55,7 @@ impl Map {
         }
         if length > 0 {
             match self.pieces.last_mut() {
-                Some(last) if self.end == offset => last.length_bytes += length,
+                Some(last) if last.offset_bytes + last.length_bytes == offset => last.length_bytes += length,
                 _ => self.pieces.push(Segment { offset_bytes: offset, length_bytes: length }),
             }
         }

@@ -12,7 +12,7 @@ pub struct GoEntry {
     pub flag: u8,
     pub path: String,
     pub link: String,
-    pub mode: u64,
+    pub mode: i64,
     pub uid: i64,
     pub gid: i64,
     pub size: i64,

@@ -71,25 +71,27 @@ fn compare(archive: &[u8], answer: Answer) -> Result<(), String> {
                 return Err(format!("entry {index} has no attribute {pair:?}: {ours:?}"));
             }
         }
-        let theirs = as_ours(theirs.clone(), ours);
+        let mut theirs = as_ours(theirs.clone(), ours);
         // The content of a member that is cut is not comparable.
         let cut = index + 1 == ours_len(&ended, index);
         if cut {
             own.content.clone_from(&theirs.content);
         }
         if own != theirs {
-            return Err(format!("entry {index}\nours {own:?}\nGo's {theirs:?}"));
+            let from = own.content.bytes().zip(theirs.content.bytes()).position(|(a, b)| a != b);
+            let lengths = (own.content.len(), theirs.content.len());
+            (own.content, theirs.content) = Default::default();
+            let content = format!("content from {from:?} on, {lengths:?}");
+            return Err(format!("entry {index}: {content}\nours {own:?}\nGo's {theirs:?}"));
         }
     }
     match (&ended, answer.errors.first()) {
         (Ok(()), None) if ours.len() == theirs.len() => Ok(()),
         (Err(_), Some(_)) => Ok(()),
         (Err(e), None) if STRICTER.iter().any(|reason| e.to_string().contains(reason)) => Ok(()),
-        (ended, error) => Err(format!(
-            "{} entries and {ended:?}, Go's {} and {error:?}: {ours:#?} {theirs:#?}",
-            ours.len(),
-            theirs.len()
-        )),
+        (ended, error) => {
+            Err(format!("{} entries and {ended:?}, Go's {} and {error:?}", ours.len(), theirs.len()))
+        }
     }
 }
 
@@ -116,7 +118,11 @@ fn compare_all(seed: u64, count: usize, changes: usize) {
     for (index, (archive, answer)) in archives.iter().zip(answers).enumerate() {
         refused += usize::from(read_some(archive).1.is_err());
         if let Err(why) = compare(archive, answer) {
-            let blocks: String = archive.chunks(64).map(|c| format!("{}\n", c.escape_ascii())).collect();
+            let blocks: String = archive
+                .chunks(64)
+                .filter(|c| c.iter().any(|b| *b != 0))
+                .map(|c| format!("{}\n", c.escape_ascii()))
+                .collect();
             panic!("archive {index} of seed {seed}: {why}\n{blocks}");
         }
     }

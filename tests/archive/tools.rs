@@ -113,12 +113,12 @@ fn tree(root: &Path, form: Form) {
     std::fs::set_permissions(root.join("block"), std::fs::Permissions::from_mode(0o4755)).expect("mode");
     std::fs::hard_link(root.join("d/file"), root.join("hard")).expect("link");
     std::os::unix::fs::symlink("../outside", root.join("d/link")).expect("link");
-    run("mkfifo", &["d/fifo"], root);
     if form.devices {
+        run("mkfifo", &["d/fifo"], root);
         run("mknod", &["d/char", "c", "1", "3"], root);
         run("mknod", &["d/block", "b", "7", "9"], root);
     }
-    std::os::unix::fs::lchown(root.join("block"), Some(1_000_000), Some(70_000)).expect("owner");
+    std::os::unix::fs::lchown(root.join("block"), Some(200_000), Some(70_000)).expect("owner");
     if form.long_names {
         let long = format!("{}/{}", "l".repeat(150), "n".repeat(200));
         std::fs::create_dir(root.join("l".repeat(150))).expect("directory");
@@ -128,7 +128,10 @@ fn tree(root: &Path, form: Form) {
     }
     if form.xattrs {
         run("setfattr", &["-n", "user.a", "-v", "0x00ff0a3d", "d/file"], root);
-        run("setfattr", &["-n", "user.name with = and %", "-v", "x", "d"], root);
+        // Other forms have no words for such a name, or other words than Go.
+        if form.options.contains(&"--options=xattrheader=LIBARCHIVE") {
+            run("setfattr", &["-n", "user.name with = and %", "-v", "x", "d"], root);
+        }
         run("setfattr", &["-n", "user.empty", "d"], root);
     }
     sparse(&root.join("hole"), 0);
@@ -138,7 +141,8 @@ fn tree(root: &Path, form: Form) {
         run("touch", &["-h", "-d", &format!("@{secs}"), name], root);
     }
     if form.nanos {
-        run("touch", &["-d", "@-1.5", "empty"], root);
+        // bsdtar adds a fraction before 1970 to the wrong side of its second.
+        run("touch", &["-d", if form.program == "tar" { "@-1.5" } else { "@-2" }, "empty"], root);
     }
 }
 
@@ -217,9 +221,7 @@ fn archives_of_gnu_tar_and_bsdtar_are_read_whole() {
         let members = read(&std::fs::read(&archive).expect("archive"));
         let files = Command::new("find").current_dir(&root).output().expect("find").stdout;
         let files = files.split(|b| *b == b'\n').filter(|l| !l.is_empty()).count();
-        // V7 has no fifos in libarchive.
-        let left_out = usize::from(form.options == ["--format=v7"] && form.program == "bsdtar");
-        assert_eq!(members.len() + left_out, files, "{form:?}");
+        assert_eq!(members.len(), files, "{form:?}");
         for member in &members {
             compare(member, &root, *form);
         }
@@ -265,14 +267,21 @@ fn sizes_and_owners_beyond_octal_digits_are_read_in_every_form() {
     }
 }
 
+/// True for names that are listed in one line, and that bsdtar can show.
+fn is_text(entry: &plywood::archive::Entry) -> bool {
+    let link = match &entry.kind {
+        EntryKind::HardLink(link) | EntryKind::Symlink(link) => &link[..],
+        _ => &[],
+    };
+    [&entry.path[..], link].iter().all(|name| std::str::from_utf8(name).is_ok() && !name.contains(&b'\n'))
+}
+
 /// What we write is read by them.
 #[test]
 fn gnu_tar_and_bsdtar_read_what_is_written() {
     let mut random = crate::random::Random::new(3);
-    let entries: Vec<_> = (0..200)
-        .map(|_| crate::entries::entry(&mut random))
-        .filter(|(entry, _)| !entry.path.contains(&b'\n') && !entry.path.contains(&b'\\'))
-        .collect();
+    let entries: Vec<_> =
+        (0..200).map(|_| crate::entries::entry(&mut random)).filter(|(entry, _)| is_text(entry)).collect();
     let temp = TempDir::new();
     std::fs::write(temp.path().join("archive"), crate::members::write(&entries)).expect("archive");
     for program in ["tar", "bsdtar"] {
