@@ -164,3 +164,20 @@ fn a_user_can_be_given_a_file_whose_group_no_map_has() {
     let unknown = view.chown("f", Some(1), None).map_err(|e| e.errno());
     assert_eq!(unknown, Err(libc::EINVAL), "no map has this user");
 }
+
+#[test]
+fn an_attribute_of_another_dialect_is_read_from_a_layer_with_the_other_namespace() {
+    use plywood_fuse::sys::{self, Place, xattr::SetMode};
+    use std::os::fd::AsFd;
+    if sys::process::effective_uid() != 0 {
+        return plywood_fuse::testing::say_skipped("only root has attributes below trusted.");
+    }
+    let layers = Layers::new(2);
+    layers.file(1, "f", "one");
+    let dir = sys::open::open_root(&layers.lower(1, "")).unwrap();
+    let name = c"trusted.overlay.plywood.esc.user.fuseoverlayfs.opaque";
+    sys::xattr::set(Place::At(dir.as_fd(), b"f"), name, b"mine", SetMode::Any).unwrap();
+    let view = layers.open_read_only().as_user(Identity::root());
+    assert_eq!(view.xattrs("f").unwrap(), [b"user.fuseoverlayfs.opaque"]);
+    assert_eq!(view.xattr("f", "user.fuseoverlayfs.opaque").unwrap().as_deref(), Some(&b"mine"[..]));
+}

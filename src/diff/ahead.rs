@@ -71,25 +71,24 @@ impl<I, O> Task<I, O> {
 
 /// Tasks for the helpers, the last one first: it is the next that is needed.
 pub(super) struct Tasks<I, O> {
-    waiting: Mutex<(Vec<Arc<Task<I, O>>>, Open)>,
+    waiting: Mutex<Waiting<I, O>>,
     more: Condvar,
 }
 
-/// Whether tasks can still come.
-#[derive(PartialEq, Eq)]
-enum Open {
-    Yes,
-    No,
+struct Waiting<I, O> {
+    tasks: Vec<Arc<Task<I, O>>>,
+    /// No more will come.
+    closed: bool,
 }
 
 impl<I, O> Tasks<I, O> {
     pub(super) fn new() -> Self {
-        Tasks { waiting: Mutex::new((Vec::new(), Open::Yes)), more: Condvar::new() }
+        Tasks { waiting: Mutex::new(Waiting { tasks: Vec::new(), closed: false }), more: Condvar::new() }
     }
 
     /// Offers a task to the helpers.
     pub(super) fn offer(&self, task: &Arc<Task<I, O>>) {
-        self.waiting.lock().0.push(Arc::clone(task));
+        self.waiting.lock().tasks.push(Arc::clone(task));
         self.more.notify_one();
     }
 
@@ -99,10 +98,10 @@ impl<I, O> Tasks<I, O> {
             let task = {
                 let mut waiting = self.waiting.lock();
                 loop {
-                    if waiting.1 == Open::No {
+                    if waiting.closed {
                         return;
                     }
-                    if let Some(task) = waiting.0.pop() {
+                    if let Some(task) = waiting.tasks.pop() {
                         break task;
                     }
                     self.more.wait(&mut waiting);
@@ -120,8 +119,8 @@ impl<I, O> Tasks<I, O> {
     /// Sends the helpers home; tasks that nobody has begun are dropped.
     pub(super) fn close(&self) {
         let mut waiting = self.waiting.lock();
-        waiting.1 = Open::No;
-        let left = std::mem::take(&mut waiting.0);
+        waiting.closed = true;
+        let left = std::mem::take(&mut waiting.tasks);
         drop(waiting);
         self.more.notify_all();
         drop(left);

@@ -36,6 +36,9 @@ pub struct Written {
     pub bytes: u64,
 }
 
+/// A name in a directory.
+type Name = (Arc<Above>, Box<[u8]>);
+
 /// Writes what it is told into an archive.
 pub(super) struct LayerWriter<'a, W: Write> {
     out: &'a mut Writer<W>,
@@ -46,7 +49,7 @@ pub(super) struct LayerWriter<'a, W: Write> {
     /// Files with several names that were written: under which one.
     sources: HashMap<FileId, Vec<u8>>,
     /// Names of files that are as they were, until the file is written.
-    names: HashMap<FileId, Vec<(Arc<Above>, Box<[u8]>)>>,
+    names: HashMap<FileId, Vec<Name>>,
     buffer: Vec<u8>,
     pub(super) written: Written,
 }

@@ -21,7 +21,12 @@ fn files_are_added_modified_and_removed() {
 
 #[test]
 fn empty_files_are_equal() {
-    let two = Two::new(|a| drop(a.dir("etc", 0o755).file("etc/empty", "", 0o644)), |_| ());
+    let two = Two::new(
+        |a| {
+            a.dir("etc", 0o755).file("etc/empty", "", 0o644);
+        },
+        |_| (),
+    );
     assert!(two.changes().is_empty());
 }
 
@@ -32,7 +37,9 @@ fn what_is_removed_deep_in_a_tree_is_told_once() {
             a.dir("d0", 0o755).dir("d1", 0o755).dir("d1/d", 0o755).file("d1/d/f1", "mydomain", 0o644);
             a.file("d1/d/f2", "mydomain", 0o644);
         },
-        |b| drop(b.remove("d0").remove("d1")),
+        |b| {
+            b.remove("d0").remove("d1");
+        },
     );
     assert_eq!(two.changes(), ["remove d0", "remove d1"]);
 }
@@ -44,7 +51,9 @@ fn a_directory_replaced_by_a_file_is_modified_and_what_it_held_is_not_told() {
             a.dir("dir1", 0o755).file("dir1/f1", "x", 0o644).file("dir1/f2", "x", 0o644);
             a.dir("dir2", 0o755).file("dir2/f1", "x", 0o644);
         },
-        |b| drop(b.file("dir1/f11", "x", 0o644).remove("dir2").file("dir2", "x", 0o666)),
+        |b| {
+            b.file("dir1/f11", "x", 0o644).remove("dir2").file("dir2", "x", 0o666);
+        },
     );
     assert_eq!(two.changes(), ["add dir1/f11", "modify dir2"]);
 }
@@ -58,7 +67,9 @@ fn names_beside_a_removed_tree_are_not_taken_for_names_in_it() {
             }
             a.file("dir1/f1", "x", 0o644).file("dir1/dir2/f2", "x", 0o644).file("dir2-before/f", "x", 0o644);
         },
-        |b| drop(b.remove("dir1").remove("dir2-before/f")),
+        |b| {
+            b.remove("dir1").remove("dir2-before/f");
+        },
     );
     assert_eq!(two.changes(), ["remove dir1", "remove dir2-before/f"]);
 }
@@ -66,8 +77,12 @@ fn names_beside_a_removed_tree_are_not_taken_for_names_in_it() {
 #[test]
 fn a_file_replaced_by_a_directory_is_modified_and_what_is_in_it_added() {
     let two = Two::new(
-        |a| drop(a.file("dir1", "a file, not a directory", 0o644)),
-        |b| drop(b.remove("dir1").dir("dir1", 0o755).dir("dir1/dir2", 0o755).file("dir1/dir2/f", "", 0o644)),
+        |a| {
+            a.file("dir1", "a file, not a directory", 0o644);
+        },
+        |b| {
+            b.remove("dir1").dir("dir1", 0o755).dir("dir1/dir2", 0o755).file("dir1/dir2/f", "", 0o644);
+        },
     );
     assert_eq!(two.changes(), ["modify dir1", "add dir1/dir2", "add dir1/dir2/f"]);
 }
@@ -75,14 +90,11 @@ fn a_file_replaced_by_a_directory_is_modified_and_what_is_in_it_added() {
 #[test]
 fn a_directory_above_a_change_is_no_change() {
     let two = Two::new(
-        |a| drop(a.dir("dir1", 0o700).dir("dir2", 0o751).dir("dir3", 0o777)),
+        |a| {
+            a.dir("dir1", 0o700).dir("dir2", 0o751).dir("dir3", 0o777);
+        },
         |b| {
-            drop(
-                b.file("dir1/f", "x", 0o644)
-                    .dir("dir2/d", 0o751)
-                    .chmod("dir3", 0o755)
-                    .file("dir3/f", "x", 0o644),
-            )
+            b.file("dir1/f", "x", 0o644).dir("dir2/d", 0o751).chmod("dir3", 0o755).file("dir3/f", "x", 0o644);
         },
     );
     assert_eq!(two.changes(), ["add dir1/f", "add dir2/d", "modify dir3", "add dir3/f"]);
@@ -158,15 +170,13 @@ fn a_slash_sorts_before_every_other_byte() {
     let two = Two::new(
         |_| (),
         |b| {
-            drop(
-                b.dir("a", 0o755)
-                    .dir("a/b", 0o755)
-                    .dir("a/b/c", 0o755)
-                    .dir("a/b-c", 0o755)
-                    .dir("a\x01", 0o755)
-                    .dir("a-b", 0o755)
-                    .dir("ab", 0o755),
-            )
+            b.dir("a", 0o755)
+                .dir("a/b", 0o755)
+                .dir("a/b/c", 0o755)
+                .dir("a/b-c", 0o755)
+                .dir("a\x01", 0o755)
+                .dir("a-b", 0o755)
+                .dir("ab", 0o755);
         },
     );
     let expected: Vec<String> =

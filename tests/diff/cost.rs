@@ -27,7 +27,7 @@ fn ten_changed_files_in_a_tree_of_twenty_thousand_are_found_by_looking_at_few() 
     }
     let new = [upper, base.clone()];
     let run = |extent| {
-        let (base, new) = (stack(&[base.clone()]), stack(&new));
+        let (base, new) = (stack(std::slice::from_ref(&base)), stack(&new));
         let options = DiffOptions { extent, ..DiffOptions::default() };
         let bytes = layer(&base, &new, &options).expect("a layer");
         (bytes, base.looked_at() + new.looked_at())
@@ -38,6 +38,7 @@ fn ten_changed_files_in_a_tree_of_twenty_thousand_are_found_by_looking_at_few() 
     // Each changed file and its directory, in both trees.
     assert_eq!(few, 40);
     assert!(all > 2 * (DIRS * FILES) as u64);
-    let found = changes(&stack(&[base.clone()]), &stack(&new), &DiffOptions::default()).expect("changes");
+    let found =
+        changes(&stack(std::slice::from_ref(&base)), &stack(&new), &DiffOptions::default()).expect("changes");
     assert_eq!(found.len(), 10);
 }

@@ -8,27 +8,49 @@ use plywood::error::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+/// What is done to a tree.
+type Change = fn(&std::path::Path);
+
 #[test]
 fn a_changed_file_with_the_name_of_a_whiteout_cannot_be_written() {
-    let cases: [(&str, fn(&std::path::Path)); 4] = [
-        (".wh.new", |b| drop(b.file(".wh.new", "x", 0o644))),
-        ("d/.wh.new", |b| drop(b.file("d/.wh.new", "x", 0o644))),
-        (".wh.old", |b| drop(b.remove(".wh.old"))),
-        (".wh.dir", |b| drop(b.file(".wh.dir/f", "x", 0o644))),
+    let cases: [(&str, Change); 4] = [
+        (".wh.new", |b| {
+            b.file(".wh.new", "x", 0o644);
+        }),
+        ("d/.wh.new", |b| {
+            b.file("d/.wh.new", "x", 0o644);
+        }),
+        (".wh.old", |b| {
+            b.remove(".wh.old");
+        }),
+        (".wh.dir", |b| {
+            b.file(".wh.dir/f", "x", 0o644);
+        }),
     ];
     for (path, change) in cases {
-        let two =
-            Two::new(|a| drop(a.dir("d", 0o755).file(".wh.old", "x", 0o644).dir(".wh.dir", 0o755)), change);
+        let two = Two::new(
+            |a| {
+                a.dir("d", 0o755).file(".wh.old", "x", 0o644).dir(".wh.dir", 0o755);
+            },
+            change,
+        );
         let error = two.try_layer(&DiffOptions::default()).expect_err(path);
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
         assert!(error.to_string().starts_with(&format!("diff: {path}: its name begins with")), "{error}");
     }
-    let two = Two::new(|a| drop(a.file(".wh.old", "x", 0o644)), |b| drop(b.file("new", "x", 0o644)));
+    let two = Two::new(
+        |a| {
+            a.file(".wh.old", "x", 0o644);
+        },
+        |b| {
+            b.file("new", "x", 0o644);
+        },
+    );
     assert_eq!(two.members(), ["new 644 \"x\""], "what did not change does not matter");
 }
 
 /// Does something to a tree as soon as one member was written.
-struct Watch(std::path::PathBuf, fn(&std::path::Path), AtomicBool);
+struct Watch(std::path::PathBuf, Change, AtomicBool);
 
 impl Progress for Watch {
     fn copied(&self, _: u64, entries: u64) {
@@ -40,13 +62,24 @@ impl Progress for Watch {
 
 #[test]
 fn a_file_that_changes_its_size_meanwhile_is_an_error() {
-    let cases: [(&str, fn(&std::path::Path)); 3] = [
-        ("it grew", |b| drop(b.file("b", &"x".repeat(300_001), 0o644))),
-        ("it shrank", |b| drop(b.file("b", "x", 0o644))),
-        ("it was replaced or removed", |b| drop(b.remove("b"))),
+    let cases: [(&str, Change); 3] = [
+        ("it grew", |b| {
+            b.file("b", &"x".repeat(300_001), 0o644);
+        }),
+        ("it shrank", |b| {
+            b.file("b", "x", 0o644);
+        }),
+        ("it was replaced or removed", |b| {
+            b.remove("b");
+        }),
     ];
     for (words, change) in cases {
-        let two = Two::new(|_| (), |b| drop(b.file("a", "x", 0o644).file("b", &"x".repeat(300_000), 0o644)));
+        let two = Two::new(
+            |_| (),
+            |b| {
+                b.file("a", "x", 0o644).file("b", &"x".repeat(300_000), 0o644);
+            },
+        );
         let watch = Watch(two.new.clone(), change, AtomicBool::new(false));
         let mut writer = Writer::new(Vec::new());
         let options = DiffOptions::default();
@@ -90,7 +123,12 @@ fn a_caller_who_gives_up_is_heard() {
 
 #[test]
 fn what_the_caller_refuses_ends_the_walk() {
-    let two = Two::new(|_| (), |b| drop(b.file("a", "x", 0o644).file("b", "x", 0o644)));
+    let two = Two::new(
+        |_| (),
+        |b| {
+            b.file("a", "x", 0o644).file("b", "x", 0o644);
+        },
+    );
     let mut count = 0;
     let refused = diff::changes(&Tree::Empty, &plain(&two.new), &DiffOptions::default(), &(), &mut |_| {
         count += 1;
@@ -143,8 +181,14 @@ fn deep_trees_need_few_descriptors_and_too_deep_ones_are_refused() {
 
 #[test]
 fn reading_a_tree_does_not_change_it() {
-    let two =
-        Two::new(|a| drop(a.file("f", "x", 0o644).times("f", 1000, 0)), |b| drop(b.file("g", "x", 0o644)));
+    let two = Two::new(
+        |a| {
+            a.file("f", "x", 0o644).times("f", 1000, 0);
+        },
+        |b| {
+            b.file("g", "x", 0o644);
+        },
+    );
     let times = || {
         let meta = std::fs::metadata(two.new.join("f")).expect("a file");
         (meta.mtime(), meta.ctime(), meta.ctime_nsec())

@@ -9,7 +9,7 @@ use std::process::Command;
 
 /// A directory, a changed copy of it, and room.
 pub struct Two {
-    pub temp: TempDir,
+    _temp: TempDir,
     pub base: PathBuf,
     pub new: PathBuf,
 }
@@ -23,7 +23,7 @@ impl Two {
         make(&base);
         copy(&base, &new);
         change(&new);
-        Two { temp, base, new }
+        Two { _temp: temp, base, new }
     }
 
     pub fn layer(&self) -> Vec<u8> {
@@ -126,7 +126,6 @@ pub trait Changing {
     fn symlink(&self, target: &str, path: &str) -> &Self;
     fn chmod(&self, path: &str, mode: u32) -> &Self;
     fn remove(&self, path: &str) -> &Self;
-    fn rename(&self, old: &str, new: &str) -> &Self;
     fn times(&self, path: &str, secs: i64, nanos: u32) -> &Self;
 }
 
@@ -164,11 +163,6 @@ impl Changing for Path {
             false => std::fs::remove_file(&path),
         };
         removed.expect("it goes");
-        self
-    }
-
-    fn rename(&self, old: &str, new: &str) -> &Self {
-        std::fs::rename(self.join(old), self.join(new)).expect("another name");
         self
     }
 
