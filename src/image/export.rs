@@ -9,7 +9,7 @@
 
 use super::chain::sha256;
 use super::document::{self, Described, PackedLayer, Platform, blob_path, media};
-use super::import::{CONFIG, IMAGE};
+use super::import::{CONFIG, IMAGE, MANIFEST};
 use super::members::{DOCKER, INDEX};
 use super::unpack::DIFF_ID;
 use super::watch::{Asked, Task, Watcher, go_on};
@@ -93,7 +93,10 @@ impl Export<'_> {
             media_type: media_type.to_owned(),
         };
         let config_blob = described(&config, media::CONFIG);
-        let manifest = document::make_manifest(&config_blob, &layers)?;
+        let manifest = match self.manifest_as_it_came(&chain, &config_blob, &layers)? {
+            Some(manifest) => manifest,
+            None => document::make_manifest(&config_blob, &layers)?,
+        };
         let manifest_blob = described(&manifest, media::MANIFEST);
         let named = || chain.last().and_then(|top| top.labels.get(IMAGE).cloned());
         let tag = self.options.tag.clone().or_else(named);
@@ -135,19 +138,41 @@ impl Export<'_> {
     fn base(&self, chain: &[Info], layers: &[PackedLayer]) -> Result<Option<Vec<u8>>> {
         for (at, info) in chain.iter().enumerate().rev() {
             let Some(digest) = info.labels.get(CONFIG).and_then(|d| Digest::parse(d).ok()) else { continue };
-            let Ok(blob) = self.content.open(&digest) else {
-                tracing::warn!(%digest, snapshot = info.name, "the configuration of the image is gone: a new one is made");
-                continue;
-            };
-            let mut bytes = Vec::new();
-            let failed = |e| Error::io("read blob", digest.as_str(), e);
-            blob.take(document::MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+            let Some(bytes) = self.document(&digest, &info.name)? else { continue };
             let diff_ids = document::config(digest.as_str(), &bytes)?.diff_ids;
             if diff_ids.iter().eq(layers[..=at].iter().map(|l| &l.diff_id)) {
                 return Ok(Some(bytes));
             }
         }
         Ok(None)
+    }
+
+    /// A document that a label of a snapshot names; `None`, said in the log, if it is gone.
+    fn document(&self, digest: &Digest, snapshot: &str) -> Result<Option<Vec<u8>>> {
+        let Ok(blob) = self.content.open(digest) else {
+            tracing::warn!(%digest, snapshot, "a document of the image is gone: a new one is made");
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        let failed = |e| Error::io("read blob", digest.as_str(), e);
+        blob.take(document::MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+        Ok(Some(bytes))
+    }
+
+    /// The manifest that the image was imported with, if it is this very image: so that its digest stays.
+    fn manifest_as_it_came(
+        &self,
+        chain: &[Info],
+        config: &Described,
+        layers: &[PackedLayer],
+    ) -> Result<Option<Vec<u8>>> {
+        let Some(top) = chain.last() else { return Ok(None) };
+        let Some(Ok(digest)) = top.labels.get(MANIFEST).map(|d| Digest::parse(d)) else { return Ok(None) };
+        let Some(bytes) = self.document(&digest, &top.name)? else { return Ok(None) };
+        let Ok(manifest) = document::manifest(digest.as_str(), &bytes) else { return Ok(None) };
+        let told = manifest.layers.iter().map(|l| (&l.digest, l.size_bytes));
+        let same = told.eq(layers.iter().map(|l| (&l.blob.digest, l.blob.size_bytes)));
+        Ok((same && manifest.config.digest == config.digest).then_some(bytes))
     }
 
     /// A layer as a blob: the one that is known, or one that is packed now.

@@ -29,6 +29,9 @@ use std::sync::Arc;
 /// The label of the configuration of an image, on its top snapshot: a digest.
 pub const CONFIG: &str = "containerd.io/snapshot/plywood.image.config";
 
+/// The label of the manifest of an image, on its top snapshot: a digest.
+pub const MANIFEST: &str = "containerd.io/snapshot/plywood.image.manifest";
+
 /// The label of the name of an image, on its top snapshot.
 pub const IMAGE: &str = "containerd.io/snapshot/plywood.image.name";
 
@@ -121,6 +124,8 @@ struct Import<'a> {
 struct Found {
     config: Vec<u8>,
     layers: Vec<Described>,
+    /// The manifest, where it is one of OCI.
+    manifest: Option<Vec<u8>>,
     image: Option<String>,
 }
 
@@ -208,9 +213,11 @@ impl Import<'_> {
             let listed: Vec<Listed> = document::index(chosen.described.digest.as_str(), &inner)?;
             chosen = document::choose(subject, &listed, None, &self.options.platform)?.clone();
         }
-        let manifest = document::manifest(chosen.described.digest.as_str(), &self.small(from, &chosen.described)?)?;
+        let bytes = self.small(from, &chosen.described)?;
+        let manifest = document::manifest(chosen.described.digest.as_str(), &bytes)?;
         let config = self.small(from, &manifest.config)?;
-        Ok(Found { config, layers: manifest.layers, image })
+        let bytes = (chosen.described.media_type == document::media::MANIFEST).then_some(bytes);
+        Ok(Found { config, layers: manifest.layers, manifest: bytes, image })
     }
 
     fn of_docker(&self, members: &Members, subject: &str, manifest: &[u8]) -> Result<Found> {
@@ -233,7 +240,7 @@ impl Import<'_> {
         let config = Described { digest: config, size_bytes, media_type: document::media::CONFIG.to_owned() };
         let config = self.small(self.content, &config)?;
         let layers: Result<Vec<Described>> = image.layers.iter().map(|path| self.docker_layer(members, path)).collect();
-        Ok(Found { config, layers: layers?, image: image.names.first().cloned() })
+        Ok(Found { config, layers: layers?, manifest: None, image: image.names.first().cloned() })
     }
 
     /// A layer of a Docker archive, which says nothing of how it is compressed.
@@ -293,21 +300,27 @@ impl Import<'_> {
         }
         let unpacked = unpacked?;
         let Some(top) = unpacked.last() else { return invalid("it has no layers".to_owned()) };
-        let config = sha256(&found.config);
-        keep(self.content, &Expected::new(&config, found.config.len() as u64), &mut found.config.as_slice())?;
-        self.label(&top.name, Some(&config), found.image.as_deref())?;
+        let config = self.keep_small(&found.config)?;
+        // Of no use without the blobs that it tells of.
+        let manifest = found.manifest.filter(|_| self.options.blobs == Blobs::Kept);
+        let manifest = manifest.map(|bytes| self.keep_small(&bytes)).transpose()?;
+        let labels = [
+            (CONFIG, Some(config.to_string())),
+            (MANIFEST, manifest.map(|digest| digest.to_string())),
+            (IMAGE, found.image.clone()),
+        ];
+        let labels: Labels =
+            labels.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+        let paths: Vec<String> = labels.keys().map(|key| format!("labels.{key}")).collect();
+        self.snapshotter.update(&top.name, &labels, &paths)?;
         Ok(Imported { name: top.name.clone(), image: found.image, layers: unpacked })
     }
 
-    fn label(&self, name: &str, config: Option<&Digest>, image: Option<&str>) -> Result<()> {
-        let mut labels = Labels::new();
-        labels.extend(config.map(|digest| (CONFIG.to_owned(), digest.to_string())));
-        labels.extend(image.map(|image| (IMAGE.to_owned(), image.to_owned())));
-        let paths: Vec<String> = labels.keys().map(|key| format!("labels.{key}")).collect();
-        if paths.is_empty() {
-            return Ok(());
-        }
-        self.snapshotter.update(name, &labels, &paths).map(drop)
+    /// Keeps a document in the content store.
+    fn keep_small(&self, mut bytes: &[u8]) -> Result<Digest> {
+        let digest = sha256(bytes);
+        keep(self.content, &Expected::new(&digest, bytes.len() as u64), &mut bytes)?;
+        Ok(digest)
     }
 
     /// Imports a root file system, whose digest is known only when it is here.

@@ -66,6 +66,11 @@ pub fn sign(path: &[u8]) -> Sign {
     }
 }
 
+/// True for members that say nothing which is wanted: versions, and what Docker wrote of layers in former times.
+fn is_needless(path: &str) -> bool {
+    matches!(path, "oci-layout" | "repositories") || path.ends_with("/VERSION") || path.ends_with("/json")
+}
+
 /// A path as members name each other: without `./` and slashes at its ends.
 fn clean(path: &str) -> String {
     let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
@@ -114,6 +119,7 @@ impl Members {
                     member.read_to_end(&mut bytes).map_err(|e| Error::io("read image", path.as_str(), e))?;
                     self.documents.insert(path, bytes);
                 }
+                EntryKind::File if is_needless(&path) => {}
                 EntryKind::File => self.ingest(path, &mut reader, &entry, content, watcher)?,
                 EntryKind::Symlink(target) => {
                     if let Ok(target) = std::str::from_utf8(target) {

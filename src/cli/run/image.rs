@@ -1,11 +1,10 @@
 //! `import`, `export`.
 
 use super::layers::{Output, compression, source_date_epoch};
-use super::{Failed, Outcome, Session};
+use super::{Outcome, Session};
 use crate::cli::args::layers as args;
-use crate::cli::exit::Code;
 use crate::cli::output::{Align, Answer, Table, bytes};
-use crate::cli::progress::{Shown, Verbosity};
+use crate::cli::progress::Shown;
 use crate::cli::{ended, output};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::document::Platform;
