@@ -327,3 +327,177 @@ pub(super) fn is_plain(text: &[u8]) -> bool {
 pub(super) fn plain(text: &[u8]) -> Vec<u8> {
     text.iter().copied().filter(|b| (1..0x80).contains(b)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_octal_with_blanks_or_in_base_256() {
+        let good: &[(&[u8], i64)] = &[
+            (b"", 0),
+            (b"\0\0\0\0\0\0\0\0", 0),
+            (b"        ", 0),
+            (b"0000644\0", 0o644),
+            (b"   644 \0", 0o644),
+            (b"\0 644\0 \0", 0o644),
+            (b"644\x009zz", 0o644),
+            (b"77777777", 0o7777_7777),
+            (b"777777777777", 0o7777_7777_7777),
+            (b"777777777777777777777", i64::MAX),
+            (b"\x80\0\0\0\0\0\0\x01", 1),
+            (b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff", i64::MAX),
+            (b"\x80\0\0\0\0\0\0\x02\0\0\0\0", 1 << 33),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xff", -1),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe", -2),
+            (b"\xff\xff\xff\xff\x80\0\0\0\0\0\0\0", i64::MIN),
+            (b"\xc0\0\0\0\0\0\0\0", -(1 << 62)),
+            (b"\x80", 0),
+            (b"\xbf", 63),
+            (b"\xc0", -64),
+        ];
+        for (field, value) in good {
+            assert_eq!(number(field), Ok(*value), "{}", field.escape_ascii());
+        }
+        let bad: &[&[u8]] = &[
+            b"8",
+            b"0x1",
+            b"-1",
+            b"+1",
+            b"1 2",
+            b"12 \x003",
+            b"1_0",
+            b"1000000000000000000000",
+            b"\x80\0\0\x01\0\0\0\0\0\0\0\0",
+            b"\x80\0\0\0\x80\0\0\0\0\0\0\0",
+            b"\xff\xff\xff\xff\x7f\xff\xff\xff\xff\xff\xff\xff",
+            b"\xbf\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        ];
+        for field in bad {
+            assert!(number(field).is_err(), "{}", field.escape_ascii());
+        }
+    }
+
+    fn fields() -> Fields<'static> {
+        Fields {
+            flag: b'0',
+            prefix: b"",
+            name: b"a",
+            link: b"",
+            mode: 0o644,
+            uid: 1,
+            gid: 2,
+            size: 3,
+            mtime: 4,
+            device: Some((5, 6)),
+        }
+    }
+
+    #[test]
+    fn a_header_is_read_as_it_was_written() {
+        let block = Fields { prefix: b"d", ..fields() }.block();
+        let header = Header::of(&block).expect("a header");
+        assert_eq!((header.form, header.flag, &header.path()[..]), (Form::Ustar, b'0', &b"d/a"[..]));
+        assert_eq!((header.mode, header.uid, header.gid, header.size, header.mtime), (0o644, 1, 2, 3, 4));
+        assert_eq!((header.major, header.minor, header.atime), (5, 6, None));
+        assert_eq!(&block[CHECKSUM], b"007527\0 ");
+    }
+
+    #[test]
+    fn checksums_of_signed_and_unsigned_bytes_are_right() {
+        let mut block = Fields { name: b"\xff\xfe\x80", ..fields() }.block();
+        assert!(Header::of(&block).is_ok());
+        let (unsigned, signed) = checksum(&block);
+        assert_eq!(unsigned - signed, 3 * 256);
+        put_octal(&mut block[CHECKSUM], signed.unsigned_abs());
+        assert!(Header::of(&block).is_ok());
+        for wrong in [unsigned + 1, unsigned - 1, signed + 1, 0] {
+            put_octal(&mut block[CHECKSUM], wrong.unsigned_abs());
+            assert_eq!(Header::of(&block).err(), Some("its checksum is wrong"), "{wrong}");
+        }
+        block[CHECKSUM].copy_from_slice(b"xxxxxxxx");
+        assert_eq!(Header::of(&block).err(), Some("its checksum is no number"));
+        assert!(Header::of(&[0xff; BLOCK]).is_err());
+    }
+
+    /// A block with other bytes in some places and the right checksum.
+    fn changed(block: &Block, changes: &[(usize, &[u8])]) -> Block {
+        let mut block = *block;
+        for (at, bytes) in changes {
+            block[*at..*at + bytes.len()].copy_from_slice(bytes);
+        }
+        let sum = checksum(&block).0.unsigned_abs();
+        put_octal(&mut block[CHECKSUM], sum);
+        block
+    }
+
+    #[test]
+    fn each_form_has_its_own_latter_half() {
+        let block = Fields { prefix: b"prefix", ..fields() }.block();
+        let gnu = changed(&block, &[(257, b"ustar  \0"), (345, &[0; 24])]);
+        let octal = b"00000000010\0";
+        let cases: &[(Block, Form, &str, Option<i64>, i64)] = &[
+            (block, Form::Ustar, "prefix/a", None, 5),
+            (changed(&block, &[(263, b"\0\0")]), Form::Ustar, "prefix/a", None, 5),
+            (changed(&block, &[(257, &[0; 8])]), Form::V7, "a", None, 0),
+            (changed(&block, &[(257, b"ustar "), (263, b"  ")]), Form::V7, "a", None, 0),
+            (changed(&block, &[(508, b"tar\0"), (476, octal)]), Form::Star, "prefix/a", Some(8), 5),
+            (gnu, Form::Gnu, "a", None, 5),
+            (changed(&gnu, &[(345, octal)]), Form::Gnu, "a", Some(8), 5),
+            // Of old versions of Go.
+            (changed(&gnu, &[(345, b"prefix\0")]), Form::Gnu, "prefix/a", None, 5),
+            (changed(&gnu, &[(345, b"pr\xffx\0")]), Form::Gnu, "a", None, 5),
+        ];
+        for (index, (block, form, path, atime, major)) in cases.iter().enumerate() {
+            let header = Header::of(block).expect("a header");
+            assert_eq!((header.form, header.atime, header.major), (*form, *atime, *major), "{index}");
+            assert_eq!(header.path(), path.as_bytes(), "{index}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_named() {
+        let block = fields().block();
+        for (at, words) in
+            [(100, "mode"), (108, "user"), (116, "group"), (124, "size"), (136, "time"), (329, "device")]
+        {
+            let error = Header::of(&changed(&block, &[(at, b"zzz")])).err();
+            assert!(error.is_some_and(|e| e.contains(words)), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn long_paths_are_split_where_ustar_can() {
+        let of =
+            |parts: &[usize]| parts.iter().map(|n| "n".repeat(*n)).collect::<Vec<_>>().join("/").into_bytes();
+        let cases: &[(&[usize], Option<usize>)] = &[
+            (&[100], None),
+            (&[101], None),
+            (&[1, 99], Some(1)),
+            (&[1, 100], Some(1)),
+            (&[1, 101], None),
+            (&[155, 100], Some(155)),
+            (&[155, 101], None),
+            (&[156, 100], None),
+            (&[100, 54, 100], Some(155)),
+            (&[100, 55, 100], None),
+            (&[50, 50, 50], Some(101)),
+            (&[0, 100], None),
+            (&[100, 0], None),
+            (&[50, 60, 0], Some(50)),
+        ];
+        for (parts, at) in cases {
+            let path = of(parts);
+            let expected = at.map(|at| (&path[..at], &path[at + 1..]));
+            assert_eq!(split(&path), expected, "{parts:?}");
+        }
+        assert_eq!(split("é/".repeat(60).as_bytes()), None);
+    }
+
+    #[test]
+    fn padding_fills_blocks() {
+        for (length, zeros) in [(0, 0), (1, 511), (511, 1), (512, 0), (513, 511), (u64::MAX, 1)] {
+            assert_eq!(padding(length), zeros, "{length}");
+        }
+    }
+}

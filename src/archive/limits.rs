@@ -13,6 +13,8 @@ pub struct Limits {
     pub pax_bytes: usize,
     /// Bytes of the value of one extended attribute: as many as Linux takes.
     pub xattr_value_bytes: usize,
+    /// Bytes of the names of all extended attributes of a member, each with a NUL: as many as Linux lists.
+    pub xattr_names_bytes: usize,
     /// Pieces of one sparse file. They are kept in memory, 16 bytes each.
     pub sparse_pieces: usize,
     /// Bytes of the stream, with all that stands behind its end.
@@ -26,6 +28,7 @@ impl Default for Limits {
             path_bytes: 4096,
             pax_bytes: 1 << 20,
             xattr_value_bytes: 64 << 10,
+            xattr_names_bytes: 64 << 10,
             sparse_pieces: 1 << 20,
             total_bytes: u64::MAX,
         }

@@ -30,6 +30,7 @@ pub(super) struct Extended {
     pub(super) atime: Option<Timestamp>,
     pub(super) sparse: Sparse,
     xattrs: BTreeMap<Vec<u8>, (Source, Vec<u8>)>,
+    xattr_names_bytes: usize,
 }
 
 /// What an extended header says of a sparse file, in the words of GNU.
@@ -114,9 +115,14 @@ impl Extended {
         if value.len() > limits.xattr_value_bytes {
             return Err("the value of an extended attribute is longer than the limit");
         }
-        match self.xattrs.get(&name) {
-            Some((present, _)) if *present > source => {}
-            _ => {
+        match self.xattrs.get_mut(&name) {
+            Some(present) if present.0 > source => {}
+            Some(present) => *present = (source, value),
+            None => {
+                self.xattr_names_bytes += name.len() + 1;
+                if self.xattr_names_bytes > limits.xattr_names_bytes {
+                    return Err("the names of its extended attributes are longer than the limit");
+                }
                 self.xattrs.insert(name, (source, value));
             }
         }
@@ -347,4 +353,211 @@ fn decoded_value(value: &[u8]) -> Option<Vec<u8>> {
         decoded.extend_from_slice(&bytes[..group.len() * 3 / 4]);
     }
     Some(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(records: &[(&str, &str)]) -> Vec<u8> {
+        let mut text = Vec::new();
+        for (key, value) in records {
+            put_record(&mut text, key.as_bytes(), value.as_bytes());
+        }
+        text
+    }
+
+    fn of(records: &[(&str, &str)]) -> Result<Extended, Reason> {
+        Extended::of(&text(records), &Limits::default())
+    }
+
+    #[test]
+    fn the_length_of_a_record_counts_its_own_digits() {
+        let cases: &[(&str, usize, &str)] = &[
+            ("k", 1, "6 k=v\n"),
+            // 9 bytes, and with a second digit 10 would be 11.
+            ("k", 4, "9 k=vvvv\n"),
+            ("k", 5, "11 k=vvvvv\n"),
+            ("k", 6, "12 k=vvvvvv\n"),
+        ];
+        for (key, length, record) in cases {
+            assert_eq!(text(&[(key, &"v".repeat(*length))]), record.as_bytes(), "{length}");
+        }
+        for length in 0..2000 {
+            let value = "v".repeat(length);
+            let record = text(&[("key", &value)]);
+            let found = Record::first_of(&record).expect("a record");
+            assert_eq!(found, (Record { key: b"key", value: value.as_bytes() }, &b""[..]));
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused() {
+        let good: &[&str] = &["7 a=bc\n", "5 a=\n", "008 a=b\n", "8 a=b=c\n", "8 a=b\nc\n"];
+        for record in good {
+            assert!(check(record.as_bytes()).is_ok(), "{record:?}");
+        }
+        let bad: &[&str] = &[
+            "7",
+            " a=b\n",
+            "x a=b\n",
+            "6 a=bc\n",
+            "8 a=bc\n",
+            "+7 a=bc\n",
+            "-7 a=bc\n",
+            "6 abcd",
+            "5 ab\n",
+            "4 =\n",
+            "2 ",
+            "1 ",
+            "0 a=b\n",
+            "18446744073709551616 a=b\n",
+            "99999999999999999999999999 a=b\n",
+            "9 pa\0th=\n",
+            "10 path=\0\n",
+            "14 linkpath=\0\n",
+            "7 a=bc\n7",
+            "7  a=b\n\n",
+        ];
+        for record in bad {
+            assert!(check(record.as_bytes()).is_err(), "{record:?}");
+        }
+        // Values of other records may hold it.
+        assert!(check(b"6 a=\0\n").is_ok());
+    }
+
+    #[test]
+    fn the_last_record_counts_and_an_empty_one_says_nothing() {
+        let extended =
+            of(&[("path", "a"), ("path", "b"), ("size", "5"), ("size", ""), ("uid", "7")]).expect("records");
+        assert_eq!((extended.path, extended.size, extended.uid), (Some(b"b".to_vec()), None, Some(7)));
+        for key in
+            ["size", "uid", "gid", "mtime", "atime", "ctime", "GNU.sparse.size", "GNU.sparse.numblocks"]
+        {
+            for value in ["x", "1x", "0x1", " 1", "1 ", "+1", "--1", "-", "9223372036854775808", "1e3"] {
+                assert!(of(&[(key, value)]).is_err(), "{key}={value}");
+            }
+            assert!(of(&[(key, "")]).is_ok(), "{key}");
+        }
+        assert_eq!(of(&[("size", "-9223372036854775808")]).expect("a number").size, Some(i64::MIN));
+    }
+
+    #[test]
+    fn times_are_read_and_written_to_the_nanosecond() {
+        let at = |secs, nanos| Timestamp { secs, nanos };
+        let both: &[(&str, Timestamp)] = &[
+            ("0", at(0, 0)),
+            ("1700000000", at(1_700_000_000, 0)),
+            ("1.5", at(1, 500_000_000)),
+            ("1.000000001", at(1, 1)),
+            ("-1", at(-1, 0)),
+            ("-1.5", at(-2, 500_000_000)),
+            ("-0.25", at(-1, 750_000_000)),
+            ("-9223372036854775807.5", at(i64::MIN, 500_000_000)),
+            ("9223372036854775807.999999999", at(i64::MAX, 999_999_999)),
+        ];
+        for (said, time_of) in both {
+            assert_eq!(moment(said.as_bytes()), Ok(Some(*time_of)), "{said}");
+            assert_eq!(time(*time_of), *said);
+        }
+        let read: &[(&str, Timestamp)] = &[
+            ("1.", at(1, 0)),
+            ("1.0000000019", at(1, 1)),
+            ("-1.0", at(-1, 0)),
+            ("-0", at(0, 0)),
+            ("01.50", both[2].1),
+        ];
+        for (said, time_of) in read {
+            assert_eq!(moment(said.as_bytes()), Ok(Some(*time_of)), "{said}");
+        }
+        for bad in [".5", "-.5", "1.5.5", "1.-5", "1. 5", "-9223372036854775808.5", "nan"] {
+            assert!(moment(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn attributes_come_in_their_order_and_plain_ones_before_encoded_ones() {
+        let mut extended = of(&[
+            ("SCHILY.xattr.user.b", "plain"),
+            ("LIBARCHIVE.xattr.user.b", "ZW5jb2RlZA"),
+            ("LIBARCHIVE.xattr.user.%61%3D", "AAH/"),
+            ("SCHILY.xattr.user.a", "first"),
+            ("SCHILY.xattr.user.a", ""),
+        ])
+        .expect("records");
+        let expected = [("user.a", &b""[..]), ("user.a=", &[0, 1, 0xff]), ("user.b", b"plain")];
+        let expected: Vec<_> = expected.iter().map(|(n, v)| (n.as_bytes().to_vec(), v.to_vec())).collect();
+        assert_eq!(extended.take_xattrs(), expected);
+        for key in [
+            "SCHILY.xattr.",
+            "LIBARCHIVE.xattr.",
+            "LIBARCHIVE.xattr.%",
+            "LIBARCHIVE.xattr.%4",
+            "LIBARCHIVE.xattr.%zz",
+        ] {
+            assert!(of(&[(key, "")]).is_err(), "{key}");
+        }
+        assert!(of(&[("LIBARCHIVE.xattr.user.%00", "")]).is_err());
+    }
+
+    #[test]
+    fn base_64_is_read_with_and_without_filling() {
+        let good: &[(&str, &[u8])] = &[
+            ("", b""),
+            ("YQ", b"a"),
+            ("YQ==", b"a"),
+            ("YWI", b"ab"),
+            ("YWI=", b"ab"),
+            ("YWJj", b"abc"),
+            ("+/+/", b"\xfb\xff\xbf"),
+        ];
+        for (text, bytes) in good {
+            assert_eq!(decoded_value(text.as_bytes()).as_deref(), Some(*bytes), "{text}");
+        }
+        for bad in ["Y", "YWJjY", "YQ===", "Y=Q", "Y Q", "YQ\n", "-_"] {
+            assert_eq!(decoded_value(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_numbers_of_a_sparse_map_may_have_records_of_their_own() {
+        let piece = |key: &str| format!("GNU.sparse.{key}");
+        let (offset, length) = (piece("offset"), piece("numbytes"));
+        let extended =
+            of(&[(&offset, "1"), (&length, "2"), (&offset, "3"), (&length, "4")]).expect("records");
+        assert_eq!(extended.sparse.map, b"1,2,3,4");
+        for bad in [
+            &[(&offset[..], "1"), (&offset, "2")][..],
+            &[(&length, "1")],
+            &[(&offset, "1"), (&length, "2"), (&length, "3")],
+            &[(&offset, "1,2")],
+        ] {
+            assert!(of(bad).is_err(), "{bad:?}");
+        }
+        let sizes = [("GNU.sparse.realsize", "7"), ("GNU.sparse.size", "8")];
+        assert_eq!(of(&sizes).expect("records").sparse.size, Some(8));
+        assert_eq!(of(&sizes[..1]).expect("records").sparse.size, Some(7));
+    }
+
+    #[test]
+    fn the_header_of_an_extended_header_is_named_as_go_does() {
+        let cases = [
+            ("a", "PaxHeaders.0/a"),
+            ("a/b", "a/PaxHeaders.0/b"),
+            ("a/b/", "a/b/PaxHeaders.0"),
+            ("/a", "/PaxHeaders.0/a"),
+            ("//a", "/PaxHeaders.0/a"),
+            ("/", "/PaxHeaders.0"),
+            ("..", "."),
+            ("a/..", "a"),
+            ("../a", "../PaxHeaders.0/a"),
+            ("../../a", "../../PaxHeaders.0/a"),
+            ("/../a", "/PaxHeaders.0/a"),
+            ("a/../b", "PaxHeaders.0/b"),
+            ("./a//b", "a/PaxHeaders.0/b"),
+        ];
+        for (path, name) in cases {
+            assert_eq!(header_name(path.as_bytes()), name.as_bytes(), "{path}");
+        }
+    }
 }

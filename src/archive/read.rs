@@ -495,3 +495,187 @@ impl SparseForm {
         matches!(self, Self::List | Self::Beginning)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::header::Fields;
+    use crate::archive::pax::put_record;
+
+    fn block(flag: u8, name: &str, size: u64) -> Block {
+        let name = name.as_bytes();
+        let fields = Fields {
+            flag,
+            prefix: b"",
+            name,
+            link: b"target",
+            mode: 0o644,
+            uid: 1,
+            gid: 2,
+            size,
+            mtime: 4,
+            device: Some((5, 6)),
+        };
+        fields.block()
+    }
+
+    /// A header and content as long as it is.
+    fn member(flag: u8, name: &str, content: &[u8]) -> Vec<u8> {
+        let mut bytes = block(flag, name, content.len() as u64).to_vec();
+        bytes.extend_from_slice(content);
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        bytes
+    }
+
+    fn extended(records: &[(&str, &str)]) -> Vec<u8> {
+        let mut text = Vec::new();
+        for (key, value) in records {
+            put_record(&mut text, key.as_bytes(), value.as_bytes());
+        }
+        member(b'x', "x", &text)
+    }
+
+    /// Kinds and names of all members, or the error.
+    fn members(archive: &[u8]) -> std::result::Result<Vec<(EntryKind, String)>, String> {
+        let mut reader = Reader::new(archive, Limits::default());
+        let mut found = Vec::new();
+        while let Some(entry) = reader.next().map_err(|e| e.to_string())? {
+            found.push((entry.kind, entry.path.escape_ascii().to_string()));
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn every_type_of_a_layer_has_its_kind() {
+        let target = || b"target".to_vec();
+        let cases = [
+            (b'0', EntryKind::File),
+            (0, EntryKind::File),
+            (b'7', EntryKind::File),
+            (b'1', EntryKind::HardLink(target())),
+            (b'2', EntryKind::Symlink(target())),
+            (b'3', EntryKind::Char { major: 5, minor: 6 }),
+            (b'4', EntryKind::Block { major: 5, minor: 6 }),
+            (b'5', EntryKind::Dir),
+            (b'6', EntryKind::Fifo),
+        ];
+        for (flag, kind) in cases {
+            assert_eq!(members(&member(flag, "a", b"")), Ok(vec![(kind, "a".to_owned())]));
+        }
+        for flag in [b'8', b'A', b'D', b'M', b'N', b'S', b'V', b'X', 1, 0xff] {
+            let error = members(&member(flag, "a", b"")).expect_err("no type of a layer");
+            assert!(error.starts_with("read archive: entry \"a\": invalid archive: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_whose_name_ends_in_a_slash_is_a_directory() {
+        let last = member(b'0', "last", b"");
+        for (flag, content) in [(b'0', &b"content"[..]), (b'7', b"content"), (b'0', b""), (0, b"")] {
+            let found = members(&[member(flag, "a/", content), last.clone()].concat());
+            assert_eq!(found.map(|f| f[0].0.clone()), Ok(EntryKind::Dir), "{flag}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_has_no_content_whatever_its_size_is() {
+        let last = member(b'0', "last", b"");
+        for flag in b'1'..=b'6' {
+            let archive = [&block(flag, "a", 700)[..], &last].concat();
+            assert_eq!(members(&archive).map(|f| f.len()), Ok(2), "{}", char::from(flag));
+        }
+        let archive = [&block(0, "old/", 700)[..], &last].concat();
+        assert_eq!(members(&archive).map(|f| f.len()), Ok(2));
+    }
+
+    #[test]
+    fn what_stands_before_a_member_counts_for_the_next_one_only() {
+        let archive = [
+            extended(&[("path", "long"), ("uid", "77")]),
+            member(b'0', "short", b"x"),
+            member(b'0', "b", b""),
+            member(b'L', "L", b"longer\0\0"),
+            member(b'K', "K", b"the link\0"),
+            extended(&[("path", "not this"), ("linkpath", "nor this")]),
+            member(b'2', "c", b""),
+            extended(&[("path", "forgotten")]),
+            member(b'g', "g", b"13 comment=a\n"),
+            member(b'0', "d", b""),
+            extended(&[("path", "")]),
+            member(b'L', "L", b"\0"),
+            member(b'0', "e", b""),
+            extended(&[("path", "first")]),
+            extended(&[("uid", "1")]),
+            member(b'0', "f", b""),
+        ]
+        .concat();
+        let names = members(&archive).map(|f| f.into_iter().map(|(_, name)| name).collect::<Vec<_>>());
+        let expected = ["long", "b", "longer", "d", "e", "f"].map(str::to_owned).to_vec();
+        assert_eq!(names, Ok(expected));
+        let links = members(&archive).map(|f| f[2].0.clone());
+        assert_eq!(links, Ok(EntryKind::Symlink(b"the link".to_vec())));
+        // With nothing behind it, it is nothing.
+        assert_eq!(members(&extended(&[("path", "a")])), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn numbers_that_linux_does_not_have_are_refused() {
+        let file = member(b'0', "a", b"");
+        let with = |key: &str, value: &str| members(&[extended(&[(key, value)]), file.clone()].concat());
+        for key in ["uid", "gid"] {
+            assert!(with(key, "4294967294").is_ok(), "{key}");
+            for value in ["4294967295", "4294967296", "-1", "-2"] {
+                assert!(with(key, value).is_err(), "{key}={value}");
+            }
+        }
+        for value in ["-1", "9223372036854775808"] {
+            assert!(with("size", value).is_err(), "{value}");
+        }
+        // Its size is right, but its content is not there.
+        let error = with("size", "9223372036854775807").expect_err("no content");
+        assert!(error.contains("the stream ends within its content"), "{error}");
+    }
+
+    #[test]
+    fn sparse_files_of_unknown_versions_and_of_no_file_are_refused() {
+        let version = |major: &str, minor: &str| {
+            extended(&[("GNU.sparse.major", major), ("GNU.sparse.minor", minor), ("GNU.sparse.size", "9")])
+        };
+        let file = member(b'0', "a", b"0\n");
+        for (major, minor) in [("1", "1"), ("2", "0"), ("0", "2"), ("1", ""), ("", "0")] {
+            let error = members(&[version(major, minor), file.clone()].concat()).expect_err(major);
+            assert!(error.contains("unknown version"), "{error}");
+        }
+        let error = members(&[version("1", "0"), member(b'5', "a", b"")].concat()).expect_err("a directory");
+        assert!(error.contains("what is no file"), "{error}");
+        let error = members(&[version("1", "0"), member(b'0', "a", b"1\n")].concat()).expect_err("a cut map");
+        assert!(error.contains("its sparse map is cut"), "{error}");
+    }
+
+    #[test]
+    fn pieces_are_skipped_as_far_as_they_were_not_read() {
+        let list = [
+            ("GNU.sparse.size", "100"),
+            ("GNU.sparse.numblocks", "3"),
+            ("GNU.sparse.map", "10,3,20,3,30,3"),
+            ("GNU.sparse.name", "sparse"),
+        ];
+        let archive = [extended(&list), member(b'0', "a", b"aaabbbccc"), member(b'0', "b", b"b")].concat();
+        for read in 0..=3 {
+            let mut reader = Reader::new(&archive[..], Limits::default());
+            let entry = reader.next().expect("an entry").expect("a member");
+            assert_eq!((&entry.path[..], entry.size_bytes), (&b"sparse"[..], 100));
+            let mut buffer = [0; 9];
+            assert_eq!(reader.read(&mut buffer).expect("nothing yet"), 0);
+            for (offset, letter) in [(10, b'a'), (20, b'b'), (30, b'c')] {
+                let segment = Segment { offset_bytes: offset, length_bytes: 3 };
+                assert_eq!(reader.next_segment().expect("a piece"), Some(segment));
+                assert_eq!(reader.read(&mut buffer[..read]).expect("content"), read);
+                assert!(buffer[..read].iter().all(|b| *b == letter));
+            }
+            assert_eq!(reader.next_segment().expect("no more"), None);
+            assert_eq!(reader.read(&mut buffer).expect("no more"), 0);
+            assert_eq!(reader.next().expect("an entry").map(|e| e.path), Some(b"b".to_vec()));
+        }
+    }
+}

@@ -167,3 +167,148 @@ impl Beginning {
         Ok(left > 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::header::ZEROS;
+
+    fn map(size: i64) -> Map {
+        Map::of(size, 8).expect("a map")
+    }
+
+    fn segments(of: &[(u64, u64)]) -> Vec<Segment> {
+        of.iter().map(|(o, l)| Segment { offset_bytes: *o, length_bytes: *l }).collect()
+    }
+
+    #[test]
+    fn pieces_ascend_without_overlap_and_lie_within_the_file() {
+        let good: &[(&[(i64, i64)], &[(u64, u64)])] = &[
+            (&[], &[]),
+            (&[(0, 100)], &[(0, 100)]),
+            (&[(100, 0)], &[]),
+            (&[(0, 10), (10, 10)], &[(0, 20)]),
+            (&[(0, 10), (20, 0), (20, 5)], &[(0, 10), (20, 5)]),
+            (&[(0, 10), (10, 0), (10, 5), (99, 1)], &[(0, 15), (99, 1)]),
+        ];
+        for (pieces, expected) in good {
+            let mut map = map(100);
+            for (offset, length) in *pieces {
+                map.add(*offset, *length).expect("a piece");
+            }
+            let data = expected.iter().map(|(_, length)| length).sum();
+            assert_eq!(map.finish(data), Ok((100, segments(expected))), "{pieces:?}");
+        }
+        let bad: &[&[(i64, i64)]] = &[
+            &[(0, 101)],
+            &[(101, 0)],
+            &[(-1, 1)],
+            &[(1, -1)],
+            &[(i64::MAX, i64::MAX)],
+            &[(0, 10), (9, 1)],
+            &[(50, 0), (40, 0)],
+            &[(0, 1); 9],
+            &[(0, 0); 9],
+        ];
+        for pieces in bad {
+            let mut map = map(100);
+            let taken: Result<(), Reason> = pieces.iter().try_for_each(|(o, l)| map.add(*o, *l));
+            assert!(taken.is_err(), "{pieces:?}");
+        }
+        assert!(Map::of(-1, 8).is_err());
+        assert!(map(100).finish(1).is_err());
+    }
+
+    #[test]
+    fn lists_have_as_many_numbers_as_they_say() {
+        let good: &[(&str, i64, &[(u64, u64)])] =
+            &[("", 0, &[]), ("0,5", 1, &[(0, 5)]), ("0,5,10,5,100,0", 3, &[(0, 5), (10, 5)])];
+        for (list, count, expected) in good {
+            let mut map = map(100);
+            list_pieces(list.as_bytes(), Some(*count), &mut map).expect(list);
+            assert_eq!(map.pieces, segments(expected), "{list}");
+        }
+        let bad: &[(&str, Option<i64>)] = &[
+            ("", None),
+            ("", Some(1)),
+            ("", Some(-1)),
+            ("", Some(i64::MAX)),
+            ("0,5", Some(0)),
+            ("0,5", Some(2)),
+            ("0", Some(1)),
+            ("0,", Some(1)),
+            (",5", Some(1)),
+            ("0,5,", Some(1)),
+            ("0,5,10", Some(1)),
+            ("0, 5", Some(1)),
+            ("0,-5", Some(1)),
+            ("0,9223372036854775808", Some(1)),
+        ];
+        for (list, count) in bad {
+            assert!(list_pieces(list.as_bytes(), *count, &mut map(100)).is_err(), "{list} {count:?}");
+        }
+    }
+
+    fn blocks(text: &str) -> Vec<Block> {
+        let of = |chunk: &[u8]| {
+            let mut block = ZEROS;
+            block[..chunk.len()].copy_from_slice(chunk);
+            block
+        };
+        text.as_bytes().chunks(512).map(of).collect()
+    }
+
+    #[test]
+    fn a_map_before_the_content_may_cross_blocks() {
+        let pieces: Vec<(u64, u64)> = (0..100).map(|i| (i * 1000, 7)).collect();
+        let lines: String = pieces.iter().map(|(o, l)| format!("{o}\n{l}\n")).collect();
+        for front in ["", "0", "00", "0000000"] {
+            let blocks = blocks(&format!("{front}100\n{lines}"));
+            let mut map = Map::of(1 << 20, 100).expect("a map");
+            let mut beginning = Beginning::default();
+            let more: Vec<_> = blocks.iter().map(|b| beginning.take(b, &mut map)).collect();
+            let (last, others) = more.split_last().expect("blocks");
+            assert_eq!((last, others.iter().all(|m| *m == Ok(true))), (&Ok(false), true));
+            assert_eq!(map.pieces, segments(&pieces));
+        }
+        for (text, answer) in [("0\n", Ok(false)), ("1\n0\n5\nrest", Ok(false))] {
+            assert_eq!(Beginning::default().take(&blocks(text)[0], &mut map(100)), answer, "{text:?}");
+        }
+        for bad in [
+            "",
+            "\n",
+            "1\n0\n",
+            "x\n",
+            "-1\n",
+            "1\n\n5\n",
+            "1\n0 5\n",
+            "9223372036854775808\n",
+            "1\n0\n101\n",
+        ] {
+            let block = blocks(bad).first().copied().unwrap_or(ZEROS);
+            assert!(Beginning::default().take(&block, &mut map(100)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_map_in_a_header_ends_at_the_first_empty_place() {
+        let mut block = ZEROS;
+        let mut put = |at: usize, text: &[u8]| block[at..at + text.len()].copy_from_slice(text);
+        put(386, b"00000000000\x0000000000005\0");
+        put(410, b"00000000012\x0000000000001\0");
+        // Behind the third place, which is empty.
+        put(458, b"00000000017\x0000000000001\0");
+        let mut found = map(100);
+        assert_eq!(header_pieces(&block, &mut found), Ok(false));
+        assert_eq!(found.pieces, segments(&[(0, 5), (10, 1)]));
+        block[482] = 1;
+        assert_eq!(header_pieces(&block, &mut map(100)), Ok(true));
+        block[386] = b'9';
+        assert!(header_pieces(&block, &mut map(100)).is_err());
+        let mut last = ZEROS;
+        last[..24].copy_from_slice(b"00000000024\x0000000000001\0");
+        assert_eq!(block_pieces(&last, &mut found), Ok(false));
+        last[504] = 0xff;
+        assert_eq!(block_pieces(&last, &mut map(100)), Ok(true));
+    }
+}

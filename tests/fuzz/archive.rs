@@ -1,6 +1,7 @@
 //! tar: whatever is read, the reader keeps its word; and what was written is read as it was.
 
-use super::archives::Archive;
+use super::allocation;
+use super::archives::{self, Archive};
 use super::entries;
 use super::harness::fuzz;
 use super::random::Random;
@@ -61,6 +62,7 @@ fn limits(random: &mut Random) -> Limits {
         path_bytes: random.below(200),
         pax_bytes: random.below(1000),
         xattr_value_bytes: random.below(10),
+        xattr_names_bytes: random.below(40),
         sparse_pieces: random.below(10),
         total_bytes: random.below(8000) as u64,
     }
@@ -122,6 +124,8 @@ fn check(entry: &Entry, limits: &Limits) {
         _ => assert_eq!(entry.size_bytes, 0, "{entry:?}"),
     }
     assert!(entry.xattrs.windows(2).all(|pair| pair[0].0 < pair[1].0), "{entry:?}");
+    let names: usize = entry.xattrs.iter().map(|(name, _)| name.len() + 1).sum();
+    assert!(names <= limits.xattr_names_bytes, "{entry:?}");
     for (name, value) in &entry.xattrs {
         assert!(!name.is_empty() && !name.contains(&0), "{entry:?}");
         assert!(value.len() <= limits.xattr_value_bytes, "{entry:?}");
@@ -177,4 +181,63 @@ fn written_is_read(random: &mut Random) {
         assert_eq!(&read, content);
     }
     assert_eq!(reader.next().expect("an end"), None);
+}
+
+/// As much as an extended header or a sparse map can ask for.
+#[test]
+fn the_largest_of_everything_takes_little_memory() {
+    let limits = Limits::default();
+    let mut texts: Vec<(&str, Vec<u8>, Vec<u8>)> = Vec::new();
+    let until_full = |record: &dyn Fn(usize) -> (Vec<u8>, Vec<u8>)| {
+        let mut text = Vec::new();
+        for index in 0.. {
+            let (key, value) = record(index);
+            if text.len() + key.len() + value.len() + 8 > limits.pax_bytes {
+                break;
+            }
+            archives::record(&mut text, &key, &value);
+        }
+        text
+    };
+    let xattr =
+        |index: usize, value: usize| (format!("SCHILY.xattr.{index:x}").into_bytes(), vec![b'v'; value]);
+    texts.push(("many attributes", until_full(&|index| xattr(index % 13_000, 0)), Vec::new()));
+    texts.push(("large attributes", until_full(&|index| xattr(index, 60_000)), Vec::new()));
+    texts.push((
+        "one name again and again",
+        until_full(&|_| (b"path".to_vec(), vec![b'p'; 4000])),
+        Vec::new(),
+    ));
+    let pieces = (limits.pax_bytes - 100) / 4;
+    let list = until_full(&|index| match index {
+        0 => (b"GNU.sparse.numblocks".to_vec(), pieces.to_string().into_bytes()),
+        1 => (b"GNU.sparse.map".to_vec(), b"0,0,".repeat(pieces)[..4 * pieces - 1].to_vec()),
+        _ => (b"comment".to_vec(), vec![0; limits.pax_bytes]),
+    });
+    texts.push(("a list of pieces", list, Vec::new()));
+    let map = until_full(&|index| match index {
+        0 => (b"GNU.sparse.major".to_vec(), b"1".to_vec()),
+        1 => (b"GNU.sparse.minor".to_vec(), b"0".to_vec()),
+        2 => (b"GNU.sparse.realsize".to_vec(), b"9000000000".to_vec()),
+        _ => (b"comment".to_vec(), vec![0; limits.pax_bytes]),
+    });
+    let count = 100_000;
+    let mut content = format!("{count}\n").into_bytes();
+    for index in 0..count {
+        content.extend(format!("{}\n1\n", index * 2).into_bytes());
+    }
+    content.resize(content.len().next_multiple_of(BLOCK), 0);
+    content.resize(content.len() + count, b'd');
+    texts.push(("a map of pieces", map, content));
+    for (what, text, content) in texts {
+        let archive = archives::with_extended(&text, &content);
+        let peak = allocation::peak_of(|| {
+            let mut reader = Reader::new(&archive[..], limits);
+            let entry = reader.next().expect(what).expect("a member");
+            check(&entry, &limits);
+            assert_eq!(reader.next().expect("an end"), None);
+        });
+        println!("{what}: {} KiB for {} KiB", peak >> 10, archive.len() >> 10);
+        assert!(peak < 8 << 20, "{what}: {peak} bytes");
+    }
 }
