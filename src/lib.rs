@@ -13,6 +13,7 @@ pub mod backend;
 pub mod cli;
 pub mod compress;
 pub mod config;
+pub mod content;
 pub mod error;
 pub mod exec;
 pub mod fail;
