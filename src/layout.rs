@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/                 0700, no ',' ':' '\' or white space in its path: options are joined with them
 //!   db/                 LMDB: data.mdb, lock.mdb, 0700
+//!   content/            an OCI image layout, made when the first blob comes, 0700: see `content::OciLayout`
 //!   lock                flock: held by who serves the store
 //!   snapshots/          0700
 //!     7/                one snapshot by its id: a directory, or a btrfs subvolume
@@ -121,6 +122,11 @@ impl Layout {
     /// The directory of mount points that plywood keeps itself.
     pub fn mounts(&self) -> PathBuf {
         self.root.join("mnt")
+    }
+
+    /// The directory of the embedded content store.
+    pub fn content_store(&self) -> PathBuf {
+        self.root.join("content")
     }
 
     /// The mount point of a snapshot that plywood keeps mounted itself.

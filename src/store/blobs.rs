@@ -111,6 +111,22 @@ impl fmt::Display for Digest {
     }
 }
 
+impl serde::Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        match Self::fault(&text) {
+            None => Ok(Self(text.into_owned())),
+            Some(cause) => Err(serde::de::Error::custom(format!("digest {}: {cause}", quoted(&text)))),
+        }
+    }
+}
+
 /// A blob as a snapshot refers to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {
