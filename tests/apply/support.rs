@@ -6,12 +6,10 @@ use plywood::error::Result;
 use plywood::types::Timestamp;
 use plywood_fuse::overlay::{Overlay, Settings, TopLayer};
 use plywood_fuse::testing::TempDir;
-use plywood_fuse::testing::tree::snapshot;
-use plywood_fuse::types::{Device, Identity, Kind, Time};
-use plywood_fuse::view::{Open, View};
+use plywood_fuse::testing::tree::{join, snapshot};
+use plywood_fuse::types::{Device, Kind, Time};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -186,35 +184,29 @@ pub fn on_disk(root: &Path) -> Tree {
     tree
 }
 
-/// A stack of layers, top first, to look at.
-pub fn stack(layers: &[PathBuf]) -> View {
-    let settings = Settings { top_layer: TopLayer::MayChange, ..Settings::default() };
-    View::new(Arc::new(Overlay::open(layers, None, settings).expect("open the layers")), Identity::root())
-}
-
-/// What a stack of layers shows.
+/// What a stack of layers, top first, shows to its root.
 pub fn in_stack(layers: &[PathBuf]) -> Tree {
-    let view = stack(layers);
+    let settings = Settings { top_layer: TopLayer::MayChange, ..Settings::default() };
+    let overlay = Overlay::open(layers, None, settings).expect("open the layers");
     let mut tree = Tree::new();
     let mut inodes = BTreeMap::new();
-    let mut dirs = vec![PathBuf::new()];
-    while let Some(dir) = dirs.pop() {
-        for name in view.names(Path::new("/").join(&dir)).expect("list") {
-            let path = dir.join(name);
-            let attr = view.symlink_metadata(&path).expect("look at");
+    let mut dirs = vec![(String::new(), Arc::clone(overlay.root()))];
+    while let Some((dir, node)) = dirs.pop() {
+        for (name, _) in overlay.names(&node).expect("list") {
+            let path = join(&dir, std::str::from_utf8(&name).expect("UTF-8"));
+            let (node, attr) = overlay.lookup(&node, &name).expect("look up");
             let content = match attr.kind {
                 Kind::File => {
-                    let file = view.open(&path, Open::read()).expect("open");
                     let mut data = vec![0; attr.size_bytes as usize];
-                    file.read_at(&mut data, 0).expect("read");
+                    overlay.read(&node, 0, &mut data).expect("read");
                     data
                 }
-                Kind::Symlink => view.read_link(&path).expect("read link").as_bytes().to_vec(),
+                Kind::Symlink => overlay.read_link(&node).expect("read link"),
                 _ => Vec::new(),
             };
-            let names = view.xattrs(&path).expect("attributes").into_iter();
+            let names = overlay.xattr_names(&node).expect("attributes").into_iter();
             let xattrs = names.map(|name| {
-                let value = view.xattr(&path, &name).expect("attribute").expect("it is listed");
+                let value = overlay.xattr(&node, &name).expect("it is listed");
                 (String::from_utf8_lossy(&name).into_owned(), value)
             });
             let shown = Shown {
@@ -228,9 +220,8 @@ pub fn in_stack(layers: &[PathBuf]) -> Tree {
                 first_name: String::new(),
             };
             if attr.kind == Kind::Dir {
-                dirs.push(path.clone());
+                dirs.push((path.clone(), node));
             }
-            let path = path.to_str().expect("UTF-8").to_owned();
             inodes.insert(path.clone(), attr.ino.0);
             tree.insert(path, shown);
         }

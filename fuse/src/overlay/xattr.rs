@@ -37,7 +37,7 @@ impl Overlay {
     /// ENODATA if it is not set; EOPNOTSUPP where there are none.
     pub fn xattr(&self, node: &Arc<Node>, name: &[u8]) -> Result<Vec<u8>> {
         let value = match self.raw_xattr(node, &self.on_disk(name)?)? {
-            None if marks::mark_of(name).is_some() || name.starts_with(b"user.overlay.") => {
+            None if marks::is_escaped(name) => {
                 // A layer that was made with the other namespace keeps escaped names there.
                 self.raw_xattr_any_namespace(node, name)?
             }
