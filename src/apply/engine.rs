@@ -326,7 +326,10 @@ impl<'a, T: Target> Engine<'a, T> {
         attributes: &Attributes<'_>,
     ) -> std::result::Result<(), Stop> {
         let mut source = Name::default();
-        if written.contains(&0) || !source.set(written) {
+        if written.contains(&0) {
+            return Err(Stop::Failed(invalid(name.path(), "there is a NUL byte in the hard link")));
+        }
+        if !source.set(written) {
             return Err(Stop::Failed(invalid(name.path(), "a hard link cannot be to the root")));
         }
         let reached = self.way.go(self.target, &mut self.ours, source.dir(), Make::No, &mut self.report)?;

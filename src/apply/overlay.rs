@@ -16,6 +16,7 @@ use plywood_fuse::inode::node::Node;
 use plywood_fuse::overlay::attr::Privileges;
 use plywood_fuse::overlay::create::{Creator, New};
 use plywood_fuse::overlay::{Metacopy, Overlay, Renames, Settings};
+use plywood_fuse::sys::process::effective_uid;
 use plywood_fuse::sys::xattr::SetMode;
 use plywood_fuse::types::{Attr, Kind, SetAttr};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,8 @@ const BUFFER: usize = 256 * 1024;
 /// A stack of layers.
 pub struct OverlayTarget {
     overlay: Arc<Overlay>,
+    /// Not bound by the modes of files.
+    is_root: bool,
     buffer: Vec<u8>,
 }
 
@@ -78,7 +81,11 @@ impl OverlayTarget {
         let overlay = Overlay::open(lowers, Some((upper, work)), settings).map_err(failed)?;
         match overlay.warning() {
             Some(_) => Err(failed(SysError::from_errno(libc::EBUSY))),
-            None => Ok(OverlayTarget { overlay: Arc::new(overlay), buffer: Vec::new() }),
+            None => Ok(OverlayTarget {
+                overlay: Arc::new(overlay),
+                is_root: effective_uid() == 0,
+                buffer: Vec::new(),
+            }),
         }
     }
 
@@ -96,8 +103,10 @@ impl OverlayTarget {
     ) -> SysResult<Option<(Known, Attr)>> {
         let owner = attributes.owner.unwrap_or_default();
         let creator = Creator { uid: owner.uid, gid: owner.gid, umask: 0 };
-        // Set-user-id and set-group-id come last: a write by somebody without privilege takes them away.
-        let perm = attributes.perm & 0o1777;
+        // Set-user-id and set-group-id come last: a write by somebody without privilege takes them away. Who is bound by
+        // modes needs the right to write, to set attributes.
+        let own = if self.is_root || attributes.xattrs.is_empty() { 0 } else { 0o600 };
+        let perm = attributes.perm & 0o1777 | own;
         match self.overlay.create(spot.dir.node(), spot.name, new, perm, creator) {
             Ok((node, attr)) => Ok(Some((Known::new(&self.overlay, node), attr))),
             Err(e) if e.is_exists() => Ok(None),

@@ -180,10 +180,12 @@ impl<D: Clone> Way<D> {
 
     fn push<T: Target<Dir = D>>(&mut self, target: &mut T, level: Level<D>) -> Result<(), Stop> {
         self.levels.push(level);
-        if let Some(far) = self.levels.len().checked_sub(OPEN_DIRS + 1).filter(|&far| far > 1) {
+        if let Some(far) = self.levels.len().checked_sub(OPEN_DIRS + 1).filter(|&far| far > 0) {
             // What it gets later it gets now: to set it again costs less than to keep all open.
             self.settle(target, far)?;
-            self.levels[far - 1].dir = None;
+            if far > 1 {
+                self.levels[far - 1].dir = None;
+            }
         }
         Ok(())
     }

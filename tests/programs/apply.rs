@@ -12,7 +12,9 @@ fn main() {
     let directory = Path::new(directory);
     let work = directory.with_extension("work");
     std::fs::create_dir_all(directory).expect("make the directory");
-    let mut reader = Reader::new(std::fs::File::open(archive).expect("open the archive"), Limits::default());
+    let file =
+        std::io::BufReader::with_capacity(1 << 20, std::fs::File::open(archive).expect("open the archive"));
+    let mut reader = Reader::new(file, Limits::default());
     let source: &mut dyn Source = &mut reader;
     let outcome = match form.as_str() {
         "overlay" => {

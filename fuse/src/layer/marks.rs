@@ -224,6 +224,11 @@ pub fn escape(attribute: &[u8], own: Namespace) -> Option<CString> {
     CString::new(on_disk).ok()
 }
 
+/// True for an attribute that is stored under another name than the one users know.
+pub fn is_escaped(attribute: &[u8]) -> bool {
+    namespace_of(attribute).is_some() || RESERVED.iter().any(|r| attribute.starts_with(r))
+}
+
 /// Where escaped attributes of other dialects are kept, below the prefix of the namespace.
 const FOREIGN: &[u8] = b"plywood.esc.";
 
@@ -385,6 +390,7 @@ mod tests {
                 let on_disk = escape(name, own).expect("short enough");
                 assert_eq!(unescape(on_disk.to_bytes()).as_deref(), Some(name));
                 assert!(mark_of(on_disk.to_bytes()).is_none(), "{on_disk:?} would be a mark");
+                assert_eq!(is_escaped(name), on_disk.to_bytes() != name);
             }
         }
         assert_eq!(

@@ -115,7 +115,7 @@ impl Upper {
             format!("work directory {} is in use by another mount; results are undefined", work.display())
         });
         if lock.is_some() {
-            empty_dir(work_fd.as_fd(), 0)
+            empty_dir(work_fd.as_fd())
                 .map_err(|e| e.during("empty work directory", work.display().to_string()))?;
         }
         let abilities = probe::probe(work_fd.as_fd(), options.wishes)
@@ -379,7 +379,7 @@ impl Upper {
             return;
         }
         if let Ok(dir) = sys::open::open_dir_at(self.work(), temp, DirMode::List) {
-            let _ = empty_dir(dir.as_fd(), 0);
+            let _ = empty_dir(dir.as_fd());
         }
         let _ = sys::node::rmdir(self.work(), temp);
     }
@@ -475,18 +475,45 @@ fn open_work(work: &Path) -> Result<(OwnedFd, Option<OwnedFd>)> {
     Ok((inner, None))
 }
 
-/// The deepest directory that is emptied by recursion; what lies deeper is moved up first by nobody, so it
-/// fails. Work directories hold whiteouts and temporary files, never trees of this depth.
-const MAX_DEPTH: usize = 512;
+/// How deep a directory is emptied by recursion; what lies deeper is moved up first, so that neither descriptors nor the
+/// stack run out.
+const MAX_DEPTH: usize = 32;
 
-/// Removes everything below an open directory, never through a symlink.
+/// Removes everything below an open directory, never through a symlink, however deep it is.
 ///
 /// # Errors
 /// Those of the disk.
-pub fn empty_dir(dir: BorrowedFd<'_>, depth: usize) -> Result<()> {
-    if depth > MAX_DEPTH {
-        return Err(Error::from_errno(libc::ELOOP));
+pub fn empty_dir(dir: BorrowedFd<'_>) -> Result<()> {
+    let mut moved = Moved { top: dir, count: 0 };
+    loop {
+        let before = moved.count;
+        empty_below(dir, 0, &mut moved)?;
+        if moved.count == before {
+            return Ok(());
+        }
     }
+}
+
+/// Directories that were too deep, and are in the top one now.
+struct Moved<'a> {
+    top: BorrowedFd<'a>,
+    count: u64,
+}
+
+impl Moved<'_> {
+    fn take(&mut self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        loop {
+            let new = format!("#deep.{}", self.count);
+            self.count += 1;
+            match sys::node::rename(dir, name, self.top, new.as_bytes(), RenameMode::NoReplace) {
+                Err(e) if e.is_exists() => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+fn empty_below(dir: BorrowedFd<'_>, depth: usize, moved: &mut Moved<'_>) -> Result<()> {
     let mut names: Vec<(Box<[u8]>, u8)> = Vec::new();
     let listing = sys::open::open_dir_at(dir, b".", DirMode::List)?;
     sys::dir::list(listing.as_fd(), usize::MAX, &mut |raw: RawName<'_>| {
@@ -513,7 +540,13 @@ pub fn empty_dir(dir: BorrowedFd<'_>, depth: usize) -> Result<()> {
             }
             other => other?,
         };
-        empty_dir(inner.as_fd(), depth + 1)?;
+        if depth == MAX_DEPTH {
+            // A directory that moves has to be open to its owner.
+            sys::stat::chmod(Place::Fd(inner.as_fd()), 0o700)?;
+            moved.take(dir, &name)?;
+            continue;
+        }
+        empty_below(inner.as_fd(), depth + 1, moved)?;
         sys::node::rmdir(dir, &name)?;
     }
     Ok(())

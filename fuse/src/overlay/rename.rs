@@ -535,7 +535,7 @@ impl Overlay {
         }
         // Opaque first: the whiteouts that go must not uncover anything, whatever is killed when.
         upper.make_opaque(dir.as_fd())?;
-        crate::layer::upper::empty_dir(dir.as_fd(), 0)
+        crate::layer::upper::empty_dir(dir.as_fd())
     }
 }
 

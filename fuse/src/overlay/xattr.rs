@@ -37,8 +37,8 @@ impl Overlay {
     /// ENODATA if it is not set; EOPNOTSUPP where there are none.
     pub fn xattr(&self, node: &Arc<Node>, name: &[u8]) -> Result<Vec<u8>> {
         let value = match self.raw_xattr(node, &self.on_disk(name)?)? {
-            // A layer that was made with the other namespace keeps escaped names there.
-            None if marks::escape(name, Namespace::User) != marks::escape(name, Namespace::Trusted) => {
+            None if marks::is_escaped(name) => {
+                // A layer that was made with the other namespace keeps escaped names there.
                 self.raw_xattr_any_namespace(node, name)?
             }
             value => value,

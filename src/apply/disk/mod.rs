@@ -150,9 +150,16 @@ impl DirTarget {
         attributes: &Attributes<'_>,
         report: &mut Applied,
     ) -> SysResult<()> {
+        let here = (spot.dir.fd(), spot.name);
+        // Who is bound by modes needs the right to write, to set attributes.
+        let is_closed = !self.is_root && !attributes.xattrs.is_empty() && attributes.perm & 0o600 != 0o600;
         let chosen = match &self.form {
             Form::Plain(plain) => plain.give_owner(place, stat, attributes, spot.path, report)?,
-            Form::Layer(layer) => layer.settle((spot.dir.fd(), spot.name), place, stat, attributes)?,
+            Form::Layer(layer) if is_closed => {
+                let open = Attributes { perm: attributes.perm | 0o600, ..*attributes };
+                layer.settle(here, place, stat, &open)?
+            }
+            Form::Layer(layer) => layer.settle(here, place, stat, attributes)?,
         };
         let mut changes_mode = false;
         for (name, value) in attributes.xattrs {
@@ -163,11 +170,14 @@ impl DirTarget {
             };
             super::set_or_leave_out(spot.path, stat.kind(), name, report, set)?;
         }
-        if let Some((now, perm)) = chosen
-            && stat.kind() != Kind::Symlink
-            && (now != perm || changes_mode)
-        {
-            sys::stat::chmod(place, perm)?;
+        match (&self.form, chosen) {
+            (Form::Layer(layer), _) if is_closed => {
+                layer.settle(here, place, &self.shown(place)?, attributes)?;
+            }
+            (_, Some((now, perm))) if stat.kind() != Kind::Symlink && (now != perm || changes_mode) => {
+                sys::stat::chmod(place, perm)?;
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -19,6 +19,9 @@ pub(super) struct Plain {
 /// The bits that give whoever runs a file the rights of its owner or group.
 const PRIVILEGES: u32 = 0o6000;
 
+/// Permission bits that no file has.
+const UNKNOWN: u32 = u32::MAX;
+
 impl Plain {
     pub fn new(same_owner: SameOwner) -> Plain {
         Plain { same_owner, takes_devices: effective_uid() == 0 && in_initial_userns() }
@@ -47,8 +50,9 @@ impl Plain {
             SameOwner::Keep | SameOwner::IfPossible => {}
         }
         match sys::stat::chown(place, Some(owner.uid), Some(owner.gid)) {
-            // The disk may take bits along with the owner that was.
-            Ok(()) => Ok(Some((now & !PRIVILEGES, perm))),
+            // The disk may take these bits along with the owner that was.
+            Ok(()) if now & PRIVILEGES != 0 => Ok(Some((UNKNOWN, perm))),
+            Ok(()) => Ok(Some((now, perm))),
             Err(e) if e.is_owner_refused() && self.same_owner == SameOwner::IfPossible => {
                 report.owner_left_out(path, owner.uid, owner.gid);
                 Ok(Some((now, without)))
