@@ -189,13 +189,18 @@ impl StackDir {
         StackDir(node.clone())
     }
 
-    pub(super) fn read_link(&self, node: &StackNode) -> Result<Vec<u8>> {
+    pub(super) fn read_link(&self, name: &[u8], node: &StackNode) -> Result<Vec<u8>> {
         let target = node.node().and_then(|link| self.0.overlay().read_link(link));
-        target.map_err(|e| failed("read link", b"", e))
+        target.map_err(|e| failed("read link", name, e))
     }
 
-    pub(super) fn xattrs(&self, node: &StackNode, which: Xattrs) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let failed = |e| failed("read attributes", b"", e);
+    pub(super) fn xattrs(
+        &self,
+        name: &[u8],
+        node: &StackNode,
+        which: Xattrs,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let failed = |e| failed("read attributes", name, e);
         let (overlay, inode) = (self.0.overlay(), node.node().map_err(failed)?);
         let names = match which {
             // Asked for by its name: one call, and most files have no attribute.

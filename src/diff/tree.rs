@@ -124,7 +124,7 @@ impl Dir {
     pub(super) fn read_link(&self, entry: &Entry) -> Result<Vec<u8>> {
         match (self, &entry.node) {
             (Dir::Plain(dir), _) => dir.read_link(entry),
-            (Dir::Stack(dir), Some(node)) => dir.read_link(node),
+            (Dir::Stack(dir), Some(node)) => dir.read_link(&entry.name, node),
             (Dir::Stack(_) | Dir::Empty, _) => Err(foreign()),
         }
     }
@@ -134,7 +134,7 @@ impl Dir {
     pub(super) fn xattrs(&self, entry: &Entry, which: Xattrs) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let mut found = match (self, &entry.node) {
             (Dir::Plain(dir), _) => dir.xattrs(entry, which),
-            (Dir::Stack(dir), Some(node)) => dir.xattrs(node, which),
+            (Dir::Stack(dir), Some(node)) => dir.xattrs(&entry.name, node, which),
             (Dir::Stack(_) | Dir::Empty, _) => Err(foreign()),
         }?;
         found.retain(|(name, value)| !(value.is_empty() && *name == super::change::CAPABILITY));

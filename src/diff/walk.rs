@@ -252,7 +252,7 @@ impl Walk<'_> {
                 let task = frame.task(at, &item);
                 let level = task.answer(|pair| self.compare(shared, pair));
                 let lost = || Error::new(ErrorKind::Io, "compare", "", "a thread of it ended");
-                let level = level.ok_or_else(lost)??;
+                let level = level.ok_or_else(lost)?.map_err(|e| inside(e, &path))?;
                 if !level.items.is_empty() {
                     let inside = Some((Arc::clone(&frame.above), item));
                     frames.push(Frame::new(level, inside, path.len()));
@@ -399,6 +399,14 @@ impl Walk<'_> {
             at += a_length as u64;
             go_on(self.progress, "compare")?;
         }
+    }
+}
+
+/// Says in which directory something failed.
+fn inside(e: Error, path: &[u8]) -> Error {
+    match e.kind() {
+        ErrorKind::Cancelled => e,
+        _ => e.during("compare", path.escape_ascii().to_string()),
     }
 }
 

@@ -10,8 +10,9 @@ use plywood_fuse::sys::{self, Place};
 use plywood_fuse::testing::TempDir;
 use plywood_fuse::testing::inside::Inside;
 use plywood_fuse::testing::model::{Stack, Subject, Variant, View as Known};
+use plywood_fuse::testing::operation::Verb;
 use plywood_fuse::testing::random::{self, Random};
-use plywood_fuse::testing::tree::{self, looks_like_mark};
+use plywood_fuse::testing::tree::{self, Item, Layer, What, looks_like_mark};
 use plywood_fuse::types::{Identity, Ino, Kind, SetTime};
 use plywood_fuse::view::View;
 use std::collections::HashMap;
@@ -131,7 +132,25 @@ struct World {
     variant: Variant,
     made: usize,
     marks: bool,
+    links: bool,
     words: String,
+}
+
+/// What makes names of one file end up in directories that changed and in others that did not.
+const LINKING: [Verb; 6] = [Verb::Rename, Verb::Rename, Verb::Link, Verb::Unlink, Verb::Chmod, Verb::Mkdir];
+
+/// Names in several directories for the files of a layer.
+fn link(random: &mut Random, layer: &mut Layer) {
+    let is_file = |item: &&Item| matches!(item.what, What::File(_) | What::Sparse(_));
+    let files: Vec<String> = layer.items.iter().filter(is_file).map(|item| item.path.clone()).collect();
+    if files.is_empty() {
+        return;
+    }
+    for _ in 0..12 {
+        let path = format!("{}/{}", random.pick(&["a", "b", "c", "d", "a/b", "c/d"]), random.below(9));
+        layer.items.push(Item::new(path, What::Link(random.pick(&files).clone())));
+    }
+    *layer = layer.sound();
 }
 
 impl World {
@@ -150,7 +169,10 @@ impl World {
         for _ in 0..4 + random.below(16) {
             let all = tree::whole(&mut |dir| subject.entries(dir)).expect("a tree");
             let known = Known { all: all.into_iter().map(|(path, entry)| (path, entry.kind)).collect() };
-            let operation = random::operation(random, &self.variant, &known);
+            let mut operation = random::operation(random, &self.variant, &known);
+            while self.links && !LINKING.contains(&operation.verb) {
+                operation = random::operation(random, &self.variant, &known);
+            }
             if !self.marks && [&operation.path, &operation.other].iter().any(|p| p.contains(".wh.")) {
                 continue;
             }
@@ -178,12 +200,22 @@ fn random_stacks(seed: u64) {
     let variant = variant(&mut random);
     // Names that look like whiteouts mostly end as an error, the same one each way.
     let marks = random.once_in(6);
-    let mut world =
-        World { temp: TempDir::new(), words: format!("seed {seed} {variant:?}\n"), variant, made: 0, marks };
+    let links = random.once_in(2);
+    let mut world = World {
+        temp: TempDir::new(),
+        words: format!("seed {seed} {variant:?}\n"),
+        variant,
+        made: 0,
+        marks,
+        links,
+    };
     let mut lowers = Vec::new();
     for (at, mut one) in random::layers(&mut random, &world.variant).into_iter().enumerate() {
         if !marks {
             one.items.retain(|item| !looks_like_mark(&item.path) && !item.path.contains("/.wh."));
+        }
+        if links {
+            link(&mut random, &mut one);
         }
         let dir = world.temp.path().join(format!("lower-{at}"));
         std::fs::create_dir(&dir).expect("a directory");
@@ -227,7 +259,7 @@ fn layers(temp: &TempDir, texts: &[&str]) -> Vec<PathBuf> {
     for (at, text) in texts.iter().enumerate() {
         let dir = temp.path().join(format!("layer-{at}"));
         std::fs::create_dir(&dir).expect("a directory");
-        tree::Layer::parse(text).build(&dir, namespace).expect("a layer");
+        Layer::parse(text).build(&dir, namespace).expect("a layer");
         dirs.push(dir);
     }
     dirs
