@@ -16,7 +16,7 @@ use super::watch::{Asked, Task, Watcher, go_on};
 use crate::archive::{Entry, EntryKind, Writer};
 use crate::compress::{Compression, Hasher, HashingReader, decoder};
 use crate::content::{Begun, ContentInfo, ContentStore, Expected, Ingest};
-use crate::diff::DiffOptions;
+use crate::diff::{DiffOptions, Xattrs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshotter::{self, Snapshotter};
 use crate::store::{Blob, Digest};
@@ -34,11 +34,13 @@ pub struct ExportOptions {
     pub compression: Compression,
     /// No time is later than this: seconds since 1970.
     pub source_date_epoch: Option<i64>,
+    /// Which extended attributes layers have that have no blob.
+    pub xattrs: Xattrs,
 }
 
 impl Default for ExportOptions {
     fn default() -> Self {
-        Self { tag: None, compression: Compression::Gzip, source_date_epoch: None }
+        Self { tag: None, compression: Compression::Gzip, source_date_epoch: None, xattrs: Xattrs::Caps }
     }
 }
 
@@ -226,7 +228,11 @@ impl Export<'_> {
         let Begun::Ingest(ingest) = self.content.ingest(reference, &Expected::default())? else {
             return Err(Error::new(ErrorKind::Io, "export", quoted(&info.name), "a blob that nobody knows is there"));
         };
-        let options = DiffOptions { source_date_epoch: self.options.source_date_epoch, ..DiffOptions::default() };
+        let options = DiffOptions {
+            source_date_epoch: self.options.source_date_epoch,
+            xattrs: self.options.xattrs,
+            ..DiffOptions::default()
+        };
         let base = Some(info.parent.as_str()).filter(|p| !p.is_empty());
         let sink = Sink { ingest, task: Arc::clone(task) };
         let compression = self.options.compression;

@@ -58,6 +58,9 @@ pub struct Export {
     /// How layers are compressed that were not imported
     #[arg(long, value_name = "HOW", default_value = "gzip")]
     pub compress: Packing,
+    /// Which extended attributes those layers have
+    #[arg(long, value_name = "WHICH", default_value = "caps")]
+    pub xattrs: Attributes,
 }
 
 /// Arguments of `diff`.

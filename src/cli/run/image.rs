@@ -1,6 +1,6 @@
 //! `import`, `export`.
 
-use super::layers::{Output, compression, source_date_epoch};
+use super::layers::{Output, compression, source_date_epoch, xattrs};
 use super::{Outcome, Session};
 use crate::cli::args::layers as args;
 use crate::cli::output::{Align, Answer, Table, bytes};
@@ -136,6 +136,7 @@ pub(super) fn export(session: &Session, args: &args::Export) -> Outcome {
         tag: args.tag.clone(),
         compression: compression(args.compress),
         source_date_epoch: source_date_epoch()?,
+        xattrs: xattrs(args.xattrs),
     };
     let snapshotter = session.open()?;
     let shown = Shown::start(session.verbosity())?;

@@ -30,6 +30,14 @@ pub(super) fn compression(packing: Packing) -> Compression {
     }
 }
 
+/// Which attributes a word of the command line means.
+pub(super) fn xattrs(attributes: Attributes) -> Xattrs {
+    match attributes {
+        Attributes::Caps => Xattrs::Caps,
+        Attributes::User => Xattrs::User,
+    }
+}
+
 /// How the name of a file says that it is compressed.
 fn compression_of(path: &Path) -> Compression {
     match path.extension().and_then(|e| e.to_str()) {
@@ -157,10 +165,7 @@ impl Answer for Written {
 pub(super) fn diff(session: &Session, args: &args::Diff) -> Outcome {
     let options = DiffOptions {
         source_date_epoch: source_date_epoch()?,
-        xattrs: match args.xattrs {
-            Attributes::Caps => Xattrs::Caps,
-            Attributes::User => Xattrs::User,
-        },
+        xattrs: xattrs(args.xattrs),
         ..DiffOptions::default()
     };
     let compression = args.compress.map_or_else(|| compression_of(&args.output), compression);
