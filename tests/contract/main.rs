@@ -5,6 +5,7 @@
 //! fail, unless `PLYWOOD_SKIP_MOUNTED=1` says to leave them out. The last test runs those of all backends but btrfs once
 //! more without privilege, as root of a user namespace.
 
+mod layers;
 mod lifecycle;
 mod suite;
 mod tree;
@@ -63,6 +64,9 @@ for_each_backend! {
         a_removal_that_cannot_delete_succeeds_and_is_logged what_somebody_else_mounted_is_not_unmounted
         a_mount_that_is_covered_or_moved_is_still_one a_store_that_leads_elsewhere_is_not_opened
         layers_travel_from_store_to_store;
+    layers:
+        a_layer_is_the_same_whatever_backend_packs_and_unpacks_it an_image_goes_to_another_backend_and_back
+        a_layer_that_fails_leaves_nothing_that_could_be_committed;
 }
 
 /// Set for this program where it runs in a user namespace.
