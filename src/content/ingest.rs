@@ -4,7 +4,7 @@
 //! any two of them, the blob is there whole or the ingest is there to go on with; a directory without data is nothing.
 
 use super::oci::OciLayout;
-use super::place::{FILE_MODE, Place, Root, blob_name, file_at, of_errno, size_and_time, stat_at};
+use super::place::{FILE_MODE, Place, Root, blob_name, file_at, of_errno, size_and_time, stat_at, unlock};
 use super::{ContentInfo, Expected, Ingest, IngestStatus};
 use crate::compress::Hasher;
 use crate::error::{Error, ErrorKind, Result};
@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 const DATA: &str = "data";
 const REFERENCE: &str = "ref";
@@ -26,8 +27,10 @@ const MAX_REFERENCE_BYTES: usize = 4096;
 /// From this size on a blob is hashed by a thread of its own.
 const LARGE_BYTES: u64 = 1 << 20;
 
-/// Times that a directory is opened anew because whoever had it threw it away meanwhile.
-const OPEN_TRIES: u32 = 64;
+/// Times that a directory is tried because whoever had it threw it away meanwhile, or only looks at it, and how long to
+/// wait each time.
+const OPEN_TRIES: u32 = 20;
+const OPEN_WAIT: Duration = Duration::from_millis(5);
 
 /// The directory of an ingest, open.
 pub(super) struct ReferenceDir {
@@ -79,7 +82,8 @@ impl ReferenceDir {
             };
             let dir = Self { parent, fd, name: name.clone() };
             if !dir.try_lock(operation)? {
-                return Err(busy(operation, reference));
+                std::thread::sleep(OPEN_WAIT);
+                continue;
             }
             // Whoever had the lock before may have thrown away just this directory.
             if dir.is_there(operation)? {
@@ -99,6 +103,19 @@ impl ReferenceDir {
         match rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(true),
             Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(errno) => Err(self.failed(operation)(errno)),
+        }
+    }
+
+    /// True if somebody writes it.
+    pub(super) fn is_busy(&self, operation: &'static str) -> Result<bool> {
+        // Shared: those who only look do not take each other for writers.
+        match rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => {
+                unlock(self.fd.as_fd());
+                Ok(false)
+            }
+            Err(Errno::WOULDBLOCK) => Ok(true),
             Err(errno) => Err(self.failed(operation)(errno)),
         }
     }
@@ -147,6 +164,12 @@ impl ReferenceDir {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.failed(operation)(errno)),
         }
+    }
+}
+
+impl Drop for ReferenceDir {
+    fn drop(&mut self) {
+        unlock(self.fd.as_fd());
     }
 }
 

@@ -141,7 +141,7 @@ pub struct Swept {
 }
 
 /// A store of blobs.
-pub trait ContentStore: Send + Sync {
+pub trait ContentStore: std::fmt::Debug + Send + Sync {
     /// What is known of a blob. Quick: it is asked inside of transactions.
     ///
     /// # Errors

@@ -148,7 +148,7 @@ impl ContentStore for OciLayout {
         const OPERATION: &str = "list ingests";
         let mut all = Vec::new();
         for dir in sweep::all(&self.place, OPERATION)? {
-            let is_busy = !dir.try_lock(OPERATION)?;
+            let is_busy = dir.is_busy(OPERATION)?;
             all.extend(dir.status(OPERATION, is_busy)?);
         }
         Ok(all)

@@ -227,13 +227,29 @@ impl Root {
     }
 
     /// Keeps others out, or them from keeping us out, until the answer is dropped: it is held for moments only.
-    pub(super) fn lock(&self, operation: &'static str, how: FlockOperation) -> Result<OwnedFd> {
+    pub(super) fn lock(&self, operation: &'static str, how: FlockOperation) -> Result<Lock> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let failed = self.failed(operation, "lock");
         let file = rustix::fs::openat(&self.fd, "lock", flags, FILE_MODE).map_err(&failed)?;
         rustix::io::retry_on_intr(|| rustix::fs::flock(&file, how)).map_err(&failed)?;
-        Ok(file)
+        Ok(Lock(file))
     }
+}
+
+/// A lock that is held.
+pub(super) struct Lock(OwnedFd);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        unlock(self.0.as_fd());
+    }
+}
+
+/// Gives a lock back. Closing alone would not: a child that is being started by another thread has the descriptor, too,
+/// until it becomes another program.
+pub(super) fn unlock(fd: BorrowedFd<'_>) {
+    // It can only fail for what is no descriptor.
+    let _ = rustix::fs::flock(fd, FlockOperation::Unlock);
 }
 
 /// A regular file, open for reading; none if nothing has the name.

@@ -482,12 +482,12 @@ mod tests {
         let chosen = |wanted, listed: &[Listed]| {
             choose("x", listed, wanted, &machine()).map(|l| l.described.digest.clone()).map_err(|e| e.kind())
         };
-        let (first, third) = (Ok(digest("1")), Ok(digest("3")));
+        let (first, third, by_digest) = (Ok(digest("1")), Ok(digest("3")), digest("3"));
         assert_eq!(chosen(Some("a"), &all), first);
         assert_eq!(chosen(Some("docker.io/library/a"), &all), first);
         assert_eq!(chosen(Some("localhost/b:1"), &all), third);
         assert_eq!(chosen(Some("1"), &all), third, "a tag alone, as an OCI layout names it");
-        assert_eq!(chosen(Some(digest("3").as_str()), &all), third);
+        assert_eq!(chosen(Some(by_digest.as_str()), &all), third);
         assert_eq!(chosen(None, &all), Ok(digest("1")), "the very machine counts more than none");
         assert_eq!(chosen(Some("c"), &all), Err(ErrorKind::NotFound));
         assert_eq!(chosen(None, &all[1..2]), Err(ErrorKind::NotFound), "another machine");

@@ -68,8 +68,8 @@ pub fn export(
     options: &ExportOptions,
     watcher: &dyn Watcher,
 ) -> Result<Exported> {
-    let content = Arc::clone(snapshotter.content());
-    let export = Export { snapshotter, content: &*content, options, watcher };
+    let content = snapshotter.content();
+    let export = Export { snapshotter, content, options, watcher };
     export.run(name, out).map_err(|e| e.during("export", quoted(name)))
 }
 
@@ -88,7 +88,8 @@ impl Export<'_> {
             let title = format!("layer {} of {}", at + 1, chain.len());
             layers.push(self.layer(info, &title)?);
         }
-        let config = document::make_config(self.base(&chain, &layers)?.as_deref(), &layers, &Platform::here())?;
+        let config =
+            document::make_config(self.base(&chain, &layers)?.as_deref(), &layers, &Platform::here())?;
         let described = |bytes: &[u8], media_type: &str| Described {
             digest: sha256(bytes),
             size_bytes: bytes.len() as u64,
@@ -129,7 +130,10 @@ impl Export<'_> {
         if let Some(top) = chain.first()
             && top.kind != SnapshotKind::Committed
         {
-            let cause = format!("it is {}, and an image is made of committed snapshots: commit it first", top.kind.as_str());
+            let cause = format!(
+                "it is {}, and an image is made of committed snapshots: commit it first",
+                top.kind.as_str()
+            );
             return Err(Error::new(ErrorKind::FailedPrecondition, "export", quoted(name), cause));
         }
         chain.reverse();
@@ -195,7 +199,11 @@ impl Export<'_> {
                 Some(Ok(diff_id)) => diff_id,
                 _ => self.learn_diff_id(info, &blob.digest)?,
             };
-            let blob = Described { digest: blob.digest, size_bytes: present.size_bytes, media_type: oci_media_type(&media_type) };
+            let blob = Described {
+                digest: blob.digest,
+                size_bytes: present.size_bytes,
+                media_type: oci_media_type(&media_type),
+            };
             return Ok(PackedLayer { diff_id, blob, created, created_by });
         }
         let task = self.watcher.begin(title, None);
@@ -211,7 +219,11 @@ impl Export<'_> {
         let media_type = self.options.compression.media_type().to_owned();
         // Bounded times are for this archive alone; and what is known of a snapshot stays.
         if self.options.source_date_epoch.is_none() {
-            let blob = Blob { digest: blob.digest.clone(), media_type: media_type.clone(), size_bytes: blob.size_bytes };
+            let blob = Blob {
+                digest: blob.digest.clone(),
+                media_type: media_type.clone(),
+                size_bytes: blob.size_bytes,
+            };
             match self.snapshotter.set_blob(&info.name, &blob) {
                 Err(e) if e.kind() == ErrorKind::FailedPrecondition => {}
                 other => drop(other?),
@@ -224,9 +236,19 @@ impl Export<'_> {
     }
 
     /// Packs a layer into the content store.
-    fn pack(&self, info: &Info, reference: &str, task: &Arc<dyn Task>) -> Result<(snapshotter::PackedLayer, ContentInfo)> {
+    fn pack(
+        &self,
+        info: &Info,
+        reference: &str,
+        task: &Arc<dyn Task>,
+    ) -> Result<(snapshotter::PackedLayer, ContentInfo)> {
         let Begun::Ingest(ingest) = self.content.ingest(reference, &Expected::default())? else {
-            return Err(Error::new(ErrorKind::Io, "export", quoted(&info.name), "a blob that nobody knows is there"));
+            return Err(Error::new(
+                ErrorKind::Io,
+                "export",
+                quoted(&info.name),
+                "a blob that nobody knows is there",
+            ));
         };
         let options = DiffOptions {
             source_date_epoch: self.options.source_date_epoch,

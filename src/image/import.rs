@@ -18,7 +18,7 @@ use crate::archive::{Limits, Reader};
 use crate::compress::{Compression, decoder};
 use crate::content::{Begun, ContentStore, Expected, Ingest, OciLayout};
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshotter::{AppliedLayer, Layered, Snapshotter};
+use crate::snapshotter::{AppliedLayer, IMAGE_LABELS, Layered, Snapshotter};
 use crate::store::{Blob, Digest};
 use crate::types::{Labels, quoted};
 use std::fs::File;
@@ -26,11 +26,11 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The label of the configuration of an image, on its top snapshot: a digest.
-pub const CONFIG: &str = "containerd.io/snapshot/plywood.image.config";
-
-/// The label of the manifest of an image, on its top snapshot: a digest.
-pub const MANIFEST: &str = "containerd.io/snapshot/plywood.image.manifest";
+/// The labels of the configuration and of the manifest of an image, on its top snapshot: digests of blobs, which are
+/// kept for as long as a snapshot has such a label.
+pub const CONFIG: &str = IMAGE_LABELS[0];
+/// See [`CONFIG`].
+pub const MANIFEST: &str = IMAGE_LABELS[1];
 
 /// The label of the name of an image, on its top snapshot.
 pub const IMAGE: &str = "containerd.io/snapshot/plywood.image.name";
@@ -96,8 +96,8 @@ pub fn import(
     options: &ImportOptions,
     watcher: &dyn Watcher,
 ) -> Result<Imported> {
-    let content = Arc::clone(snapshotter.content());
-    let import = Import { snapshotter, content: &*content, options, watcher };
+    let content = snapshotter.content();
+    let import = Import { snapshotter, content, options, watcher };
     let (stream, subject, total) = match input {
         Input::Path(path) if path.is_dir() => return import.directory(&path),
         Input::Path(path) => {
@@ -157,7 +157,12 @@ impl Import<'_> {
         Ok(())
     }
 
-    fn archive(&self, mut stream: Box<dyn Read + Send>, subject: &str, total: Option<u64>) -> Result<Imported> {
+    fn archive(
+        &self,
+        mut stream: Box<dyn Read + Send>,
+        subject: &str,
+        total: Option<u64>,
+    ) -> Result<Imported> {
         let glance = glance(&mut stream).map_err(|e| Error::io("read", subject, e))?;
         let is_image = self.options.taken == Taken::AsItLooks && begins_image(&glance);
         let stream = std::io::Cursor::new(glance).chain(stream);
@@ -189,7 +194,8 @@ impl Import<'_> {
         } else if let Some(manifest) = members.document(DOCKER) {
             self.of_docker(members, subject, manifest)
         } else {
-            let cause = "it holds neither index.json nor manifest.json; if it is a root file system, say --rootfs";
+            let cause =
+                "it holds neither index.json nor manifest.json; if it is a root file system, say --rootfs";
             Err(Error::new(ErrorKind::InvalidArgument, "read image", subject, cause))
         };
         self.unpack(subject, found?)
@@ -232,14 +238,23 @@ impl Import<'_> {
             let (kind, what) = match (matching.is_empty(), wanted) {
                 (true, Some(wanted)) => (ErrorKind::NotFound, format!("there is no image {wanted:?}")),
                 (true, None) => (ErrorKind::InvalidArgument, "it holds no image".to_owned()),
-                _ => (ErrorKind::InvalidArgument, "there are several images, choose one with --name".to_owned()),
+                _ => (
+                    ErrorKind::InvalidArgument,
+                    "there are several images, choose one with --name".to_owned(),
+                ),
             };
-            return Err(Error::new(kind, "read image", subject, format!("{what}: it holds {}", names.join(", "))));
+            return Err(Error::new(
+                kind,
+                "read image",
+                subject,
+                format!("{what}: it holds {}", names.join(", ")),
+            ));
         };
         let (config, size_bytes) = members.blob(&image.config)?;
         let config = Described { digest: config, size_bytes, media_type: document::media::CONFIG.to_owned() };
         let config = self.small(self.content, &config)?;
-        let layers: Result<Vec<Described>> = image.layers.iter().map(|path| self.docker_layer(members, path)).collect();
+        let layers: Result<Vec<Described>> =
+            image.layers.iter().map(|path| self.docker_layer(members, path)).collect();
         Ok(Found { config, layers: layers?, manifest: None, image: image.names.first().cloned() })
     }
 
@@ -276,7 +291,8 @@ impl Import<'_> {
 
     fn unpack(&self, subject: &str, found: Found) -> Result<Imported> {
         let Config { diff_ids, platform } = document::config(subject, &found.config)?;
-        let invalid = |cause: String| Err(Error::new(ErrorKind::InvalidArgument, "read image", subject, cause));
+        let invalid =
+            |cause: String| Err(Error::new(ErrorKind::InvalidArgument, "read image", subject, cause));
         if diff_ids.len() != found.layers.len() {
             return invalid(format!(
                 "its configuration tells of {} layers, its manifest of {}",
@@ -338,7 +354,12 @@ impl Import<'_> {
         Ok(Imported { name: name.clone(), image: None, layers: vec![Unpacked { name, diff_id, made }] })
     }
 
-    fn files_into(&self, key: &str, stream: impl Read + Send + 'static, total: Option<u64>) -> Result<(Digest, Made)> {
+    fn files_into(
+        &self,
+        key: &str,
+        stream: impl Read + Send + 'static,
+        total: Option<u64>,
+    ) -> Result<(Digest, Made)> {
         let task = self.watcher.begin("root file system", total);
         let stream = Watched::new(stream, Arc::clone(&task));
         let (layered, ingest) = match self.options.blobs {
@@ -349,7 +370,12 @@ impl Import<'_> {
             Blobs::Kept => {
                 let reference = crate::layout::by_this_process("import");
                 let Begun::Ingest(ingest) = self.content.ingest(&reference, &Expected::default())? else {
-                    return Err(Error::new(ErrorKind::Io, "import", quoted(key), "a blob that nobody knows is there"));
+                    return Err(Error::new(
+                        ErrorKind::Io,
+                        "import",
+                        quoted(key),
+                        "a blob that nobody knows is there",
+                    ));
                 };
                 let tee = Tee { inner: stream, ingest };
                 let layered = self.snapshotter.apply(key, tee, Below::Nothing, &Asked(self.watcher));
@@ -368,7 +394,8 @@ impl Import<'_> {
         if let Some(ingest) = ingest {
             let info = ingest.commit()?;
             let media_type = applied.compression.media_type().to_owned();
-            self.snapshotter.set_blob(key, &Blob { digest: info.digest, media_type, size_bytes: info.size_bytes })?;
+            self.snapshotter
+                .set_blob(key, &Blob { digest: info.digest, media_type, size_bytes: info.size_bytes })?;
         }
         let name = applied.diff_id.to_string();
         let labels = Labels::from([(super::unpack::DIFF_ID.to_owned(), name.clone())]);

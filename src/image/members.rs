@@ -155,7 +155,8 @@ impl Members {
             None => {
                 let expected = Expected { digest, size_bytes: Some(entry.size_bytes) };
                 let mut member = Member::new(reader, entry, watcher);
-                keep(content, &expected, &mut member).map_err(|e| of_outside(e).during("read image", path.as_str()))?
+                keep(content, &expected, &mut member)
+                    .map_err(|e| of_outside(e).during("read image", path.as_str()))?
             }
         };
         self.blobs.insert(path, Blob { digest: info.digest, size_bytes: info.size_bytes, is_new });

@@ -11,4 +11,8 @@
 
 pub mod chain;
 pub mod document;
+pub mod export;
+pub mod import;
+pub mod members;
+pub mod unpack;
 pub mod watch;

@@ -90,7 +90,11 @@ pub fn unpack(
         task.finish("there already");
     }
     let at_once = work.at_once(layers.len() - present);
-    if at_once > 1 { work.side_by_side(present, at_once)? } else { work.one_by_one(present)? }
+    if at_once > 1 {
+        work.side_by_side(present, at_once)?
+    } else {
+        work.one_by_one(present)?
+    }
     let made = |at| if at < present { Made::Before } else { Made::Now };
     Ok(names
         .iter()
@@ -170,7 +174,8 @@ impl Work<'_> {
         for at in from..self.layers.len() {
             let task = self.watcher.begin(&self.title(at), Some(self.layers[at].blob.size_bytes));
             let begun = self.begin(at, self.parent(at), Below::Nothing, &task)?;
-            let begun = begun.ok_or_else(|| self.failed(at, "it could not be unpacked on top of its parent"))?;
+            let begun =
+                begun.ok_or_else(|| self.failed(at, "it could not be unpacked on top of its parent"))?;
             self.commit(at, begun, None)?;
             task.finish("");
         }
@@ -229,7 +234,8 @@ impl Work<'_> {
                     tracing::info!(layer = %self.layers[at].diff_id, "unpacked again on top of its parent");
                     let again = self.watcher.begin(&self.title(at), Some(self.layers[at].blob.size_bytes));
                     let begun = self.begin(at, self.parent(at), Below::Nothing, &again)?;
-                    let begun = begun.ok_or_else(|| self.failed(at, "it could not be unpacked on top of its parent"))?;
+                    let begun = begun
+                        .ok_or_else(|| self.failed(at, "it could not be unpacked on top of its parent"))?;
                     self.commit(at, begun, None)?;
                 }
             }
@@ -239,7 +245,13 @@ impl Work<'_> {
     }
 
     /// Unpacks a layer into a snapshot of our own; `None` if it needs to know what is below.
-    fn begin(&self, at: usize, parent: Option<&str>, below: Below, task: &Arc<dyn Task>) -> Result<Option<Begun<'_>>> {
+    fn begin(
+        &self,
+        at: usize,
+        parent: Option<&str>,
+        below: Below,
+        task: &Arc<dyn Task>,
+    ) -> Result<Option<Begun<'_>>> {
         go_on(self.watcher, "import")?;
         let layer = &self.layers[at];
         let key = crate::layout::by_this_process("import");
@@ -251,7 +263,10 @@ impl Work<'_> {
             Layered::NeedsLower => Ok(None),
             Layered::Applied(applied, _) if applied.diff_id == layer.diff_id => Ok(Some(begun)),
             Layered::Applied(applied, _) => {
-                let cause = format!("its content has the digest {}, and the image says {}", applied.diff_id, layer.diff_id);
+                let cause = format!(
+                    "its content has the digest {}, and the image says {}",
+                    applied.diff_id, layer.diff_id
+                );
                 Err(Error::new(ErrorKind::InvalidArgument, "unpack", layer.blob.digest.as_str(), cause))
             }
         }

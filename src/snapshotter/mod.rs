@@ -6,10 +6,12 @@
 //!   their row commits, and removed after the one that deletes it.
 //! * What is committed is on the disk before its row says so, and no call hands out a writable mount of it.
 //! * What a crash leaves is garbage that [`Snapshotter::cleanup`] finds by its name alone.
+//! * Blobs go after the rows that refer to them, and word of it is left in the transaction that deletes the last one.
 //!
 //! Slow work (copies, measuring, syncing, deleting) is never done inside a write transaction, since there is one
 //! writer at a time. Every check is made again inside the transaction that relies on it.
 
+mod blobs;
 mod commit;
 mod create;
 mod layers;
@@ -18,12 +20,14 @@ mod recover;
 mod remove;
 mod settings;
 
+pub use blobs::{IMAGE_LABELS, UNUSED_GRACE};
 pub use layers::{AppliedLayer, Layered, PackedLayer};
 pub use mounted::MountedAt;
 pub use recover::{CheckReport, CleanupReport, Repair};
 pub use settings::{BackendChoice, Removal, SnapshotterSettings};
 
 use crate::backend::{Backend, BackendName, MountRequest, Progress};
+use crate::content::{ContentStore, OciLayout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Filters;
 use crate::layout::Layout;
@@ -46,6 +50,7 @@ pub struct Snapshotter {
     backend: Arc<dyn Backend>,
     settings: SnapshotterSettings,
     remover: remove::Remover,
+    content: Arc<dyn ContentStore>,
 }
 
 /// The directories that show the content of a snapshot without a mount.
@@ -71,7 +76,9 @@ impl Snapshotter {
         let store = Store::open(&layout.db(), &settings.store)?;
         let backend = settings::choose_backend(&store, &layout, &settings)?;
         let remover = remove::Remover::new(&backend, settings.removal);
-        let snapshotter = Snapshotter { layout, store, backend, settings, remover };
+        let own = || Arc::new(OciLayout::new(layout.content_store())) as Arc<dyn ContentStore>;
+        let content = settings.content.clone().unwrap_or_else(own);
+        let snapshotter = Snapshotter { layout, store, backend, settings, remover, content };
         snapshotter.recover();
         Ok(snapshotter)
     }
@@ -84,6 +91,11 @@ impl Snapshotter {
     /// The backend in use.
     pub fn backend(&self) -> BackendName {
         self.backend.name()
+    }
+
+    /// True if an active snapshot without a parent can get one when it is committed.
+    pub fn can_rebase(&self) -> bool {
+        self.backend.abilities().rebase
     }
 
     /// The settings that it was opened with.

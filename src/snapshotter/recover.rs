@@ -12,6 +12,8 @@
 //! | pending row | in prepare or view that copies | open, cleanup |
 //! | frozen active snapshot | in commit, before the row | the next call for its mounts |
 //! | mount row | of a mount whose server died, or of an earlier boot | open, cleanup |
+//! | row of a blob that is due | in remove, before its content was deleted | open, cleanup |
+//! | blob that nobody refers to | before a snapshot was to refer to it | cleanup, after a day |
 
 use super::{Snapshotter, WALK_BATCH};
 use crate::backend::delete::delete_tree;
@@ -32,6 +34,12 @@ pub struct CleanupReport {
     pub failed: Vec<(PathBuf, String)>,
     /// Rows of processes that are no more, dropped.
     pub dropped_rows: usize,
+    /// Blobs that no snapshot refers to, deleted from the content store.
+    pub deleted_blobs: usize,
+    /// Blobs that somebody began to write and never finished, thrown away.
+    pub deleted_ingests: usize,
+    /// Bytes that both had.
+    pub freed_content_bytes: u64,
 }
 
 /// What a check found.
@@ -59,10 +67,12 @@ impl Snapshotter {
         if let Err(failed) = recovered.and_then(|()| self.forget_dead_mounts().map(drop)) {
             tracing::warn!(error = %failed, "what an earlier process left could not be looked at");
         }
+        self.recover_blobs("open store");
     }
 
-    /// Deletes every directory of the store that no row names, and rows of processes that are no more. Trouble
-    /// with one directory is part of the report, and the next cleanup tries again.
+    /// Deletes every directory of the store that no row names, rows of processes that are no more, and what nobody has
+    /// referred to for [`UNUSED_GRACE`](super::UNUSED_GRACE) in the content store, if that is the store's own. Trouble with
+    /// one of them is part of the report, and the next cleanup tries again.
     ///
     /// # Errors
     /// Those of the database, and of listing the store.
@@ -96,6 +106,11 @@ impl Snapshotter {
                     report.failed.push((path, e.to_string()));
                 }
             }
+        }
+        self.recover_blobs("cleanup");
+        if let Err(e) = self.sweep_content(&mut report) {
+            tracing::warn!(error = %e, "unused blobs stay until the next cleanup");
+            report.failed.push((self.layout.content_store(), e.to_string()));
         }
         Ok(report)
     }

@@ -1,6 +1,7 @@
 //! Remove: row first, directory after.
 //!
-//! The key is free the moment the row is gone. What a crash leaves is a directory without a row, or `rm-*`.
+//! The key is free the moment the row is gone. What a crash leaves is a directory without a row, `rm-*`, or a blob that
+//! is due.
 
 use super::Snapshotter;
 use crate::backend::Backend;
@@ -111,7 +112,8 @@ fn delete(backend: &dyn Backend, path: &Path) {
 
 impl Snapshotter {
     /// Removes a snapshot of any kind: its key can be used again at once. Its directory goes in the background,
-    /// or before this returns with [`Removal::Sync`]; trouble with it is told in the log only.
+    /// or before this returns with [`Removal::Sync`]; trouble with it is told in the log only. So it is with its blob, which
+    /// is deleted from the content store if no other snapshot refers to it.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` if it has children; `Busy` with the mount point while it is mounted by
@@ -132,12 +134,19 @@ impl Snapshotter {
             Ok(removed)
         })?;
         crate::fail::point("r.after_commit")?;
-        if removed.record.has_directory {
+        let (id, has_directory, blob) = (removed.record.id, removed.record.has_directory, removed.blob_due);
+        if has_directory || blob.is_some() {
             match self.store.settle("remove") {
-                Ok(()) => self.remover.remove(removed.record.id),
+                Ok(()) => {
+                    if has_directory {
+                        self.remover.remove(id);
+                    }
+                    if let Some(blob) = blob {
+                        self.delete_blobs_due("remove", &[blob]);
+                    }
+                }
                 Err(failed) => {
-                    let id = removed.record.id;
-                    tracing::warn!(%id, error = %failed, "the directory of a removed snapshot stays until the next cleanup");
+                    tracing::warn!(%id, error = %failed, "what a removed snapshot had stays until the next cleanup");
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::backend::open::{BackendSettings, open, open_working, try_all};
 use crate::backend::{Backend, BackendName};
+use crate::content::ContentStore;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Layout;
 use crate::mounting::MountSettings;
@@ -47,6 +48,8 @@ pub struct SnapshotterSettings {
     pub backends: BackendSettings,
     /// How snapshots are mounted for people.
     pub mounting: MountSettings,
+    /// Where blobs are; without one in an OCI image layout of the store's own.
+    pub content: Option<Arc<dyn ContentStore>>,
 }
 
 impl SnapshotterSettings {
@@ -61,6 +64,7 @@ impl SnapshotterSettings {
             store: StoreSettings::default(),
             backends: BackendSettings::default(),
             mounting: MountSettings::new(&PathBuf::new()),
+            content: None,
         }
     }
 }

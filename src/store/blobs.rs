@@ -218,7 +218,43 @@ impl Reader<'_> {
         Ok(due)
     }
 
-    pub(super) fn is_blob_referenced(&self, digest: &Digest) -> Result<bool> {
+    /// Whether a content is due for deletion.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn is_blob_due(&self, digest: &Digest) -> Result<bool> {
+        Ok(self.get(Table::BlobGc, digest.as_str().as_bytes())?.is_some())
+    }
+
+    /// Whether both tables agree with each other and with the snapshots that there are, as far as their rows can be
+    /// read: if so, [`Writer::reconcile_blobs`] has nothing to do.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn are_blobs_reconciled(&self) -> Result<bool> {
+        let (mut agrees, mut blobs, mut references) = (true, 0_usize, 0_usize);
+        self.scan(Table::BlobBySnap, &[], &mut |key, value| {
+            let Some((id, blob)) = schema::id_of(key).zip(Blob::decode(value).ok()) else {
+                return Ok(ControlFlow::Continue(()));
+            };
+            blobs += 1;
+            agrees = self.get(Table::Snap, key)?.is_some()
+                && self.get(Table::BlobByDigest, &blob.digest.key(id))?.is_some();
+            Ok(if agrees { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        // Each blob has its reference: with as many references none is left over.
+        self.scan(Table::BlobByDigest, &[], &mut |key, _| {
+            references += usize::from(Digest::of_key(key).is_some());
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(agrees && blobs == references)
+    }
+
+    /// Whether any snapshot refers to a blob.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn is_blob_referenced(&self, digest: &Digest) -> Result<bool> {
         let mut found = false;
         self.scan_prefix(Table::BlobByDigest, &digest.prefix(), &mut |_, _| {
             found = true;

@@ -83,7 +83,8 @@ fn fill(root: &Path) {
     let long = "n".repeat(255);
     write(&root.join("a/b/c/d").join(&long), "long", 0o644);
     write(&root.join("a/ü\u{1}\\ \"'"), "odd", 0o444);
-    rustix::fs::mknodat(rustix::fs::CWD, root.join("fifo"), rustix::fs::FileType::Fifo, 0o620.into(), 0).expect("mkfifo");
+    rustix::fs::mknodat(rustix::fs::CWD, root.join("fifo"), rustix::fs::FileType::Fifo, 0o620.into(), 0)
+        .expect("mkfifo");
     chown(root.join("links/1"), Some(7), Some(8)).expect("chown");
     std::os::unix::fs::lchown(root.join("symlink"), Some(3), Some(4)).expect("chown");
     set_xattr(&root.join("etc/passwd"), c"user.color", b"blue\0and red");
@@ -114,7 +115,10 @@ fn change(root: &Path) {
 
 fn all_but(backend: BackendName) -> Vec<BackendName> {
     let may_btrfs = std::env::var_os(crate::AGAIN).is_none();
-    BackendName::ALL.into_iter().filter(|b| *b != backend && (may_btrfs || *b != BackendName::Btrfs)).collect()
+    BackendName::ALL
+        .into_iter()
+        .filter(|b| *b != backend && (may_btrfs || *b != BackendName::Btrfs))
+        .collect()
 }
 
 /// S49, S79 to S81: what one backend packs, every other one unpacks to the same tree, and packs to the same bytes.
@@ -149,8 +153,16 @@ pub fn a_layer_is_the_same_whatever_backend_packs_and_unpacks_it(world: &World) 
         assert_eq!(apply(&other, "base", "", &base_bytes), base.diff_id.to_string());
         assert_eq!(apply(&other, "top", "base", &top_bytes), top.diff_id.to_string());
         let what = format!("{} to {backend}", world.backend());
-        tree::assert_equal(&sayable(base_tree.clone()), &other.look("base", tree::read), &format!("{what}, base"));
-        tree::assert_equal(&sayable(top_tree.clone()), &other.look("top", tree::read), &format!("{what}, top"));
+        tree::assert_equal(
+            &sayable(base_tree.clone()),
+            &other.look("base", tree::read),
+            &format!("{what}, base"),
+        );
+        tree::assert_equal(
+            &sayable(top_tree.clone()),
+            &other.look("top", tree::read),
+            &format!("{what}, top"),
+        );
         assert_eq!(pack(&other, "base").0.diff_id, base.diff_id, "{what}");
         assert_eq!(pack(&other, "top").0.diff_id, top.diff_id, "{what}");
         other.finish();
@@ -163,7 +175,11 @@ pub fn an_image_goes_to_another_backend_and_back(world: &World) {
     world.layer("top", "base", change);
     let export_of = |world: &World, name: &str| {
         let mut archive = Vec::new();
-        let options = ExportOptions { tag: Some("localhost/it:1".to_owned()), xattrs: Xattrs::User, ..ExportOptions::default() };
+        let options = ExportOptions {
+            tag: Some("localhost/it:1".to_owned()),
+            xattrs: Xattrs::User,
+            ..ExportOptions::default()
+        };
         let exported = export(&world.snapshotter, name, &mut archive, &options, &());
         (exported.unwrap_or_else(|e| panic!("{e}")), archive)
     };
@@ -179,7 +195,11 @@ pub fn an_image_goes_to_another_backend_and_back(world: &World) {
         assert_eq!(imported.image.as_deref(), Some("localhost/it:1"));
         assert!(imported.layers.iter().all(|l| l.made == Made::Now));
         let seen = other.look(&imported.name, tree::read);
-        tree::assert_equal(&sayable(world.look("top", tree::read)), &seen, &format!("{} to {backend}", world.backend()));
+        tree::assert_equal(
+            &sayable(world.look("top", tree::read)),
+            &seen,
+            &format!("{} to {backend}", world.backend()),
+        );
         let (second, back) = export_of(&other, &imported.name);
         assert_eq!((&second.manifest, &second.config), (&first.manifest, &first.config));
         assert_eq!(back, archive, "{} to {backend} and back", world.backend());

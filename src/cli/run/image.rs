@@ -43,7 +43,11 @@ impl From<Imported> for ImportedImage {
             diff_id: layer.diff_id.to_string(),
             new: layer.made == Made::Now,
         };
-        Self { name: imported.name, image: imported.image, layers: imported.layers.into_iter().map(layer).collect() }
+        Self {
+            name: imported.name,
+            image: imported.image,
+            layers: imported.layers.into_iter().map(layer).collect(),
+        }
     }
 }
 
@@ -105,7 +109,8 @@ struct ExportedLayer {
 
 impl Answer for ExportedImage {
     fn text(&self) -> String {
-        let mut table = Table::new(&[("LAYER", Align::Left), ("SIZE", Align::Right), ("SNAPSHOT", Align::Left)]);
+        let mut table =
+            Table::new(&[("LAYER", Align::Left), ("SIZE", Align::Right), ("SNAPSHOT", Align::Left)]);
         for layer in &self.layers {
             table.row([layer.digest.clone(), bytes(layer.size_bytes), layer.name.clone()]);
         }
@@ -147,7 +152,9 @@ pub(super) fn export(session: &Session, args: &args::Export) -> Outcome {
     });
     Session::close(&snapshotter);
     match done {
-        Ok((exported, to_standard)) => super::layers::tell(session, &ExportedImage::from(exported), to_standard),
+        Ok((exported, to_standard)) => {
+            super::layers::tell(session, &ExportedImage::from(exported), to_standard)
+        }
         Err(error) => Ok(ended(&error)),
     }
 }

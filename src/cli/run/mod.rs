@@ -3,6 +3,7 @@
 mod create;
 mod exec;
 mod files;
+mod image;
 mod layers;
 mod look;
 mod mount;
@@ -90,7 +91,8 @@ pub fn run(args: Args, settings: Settings, words: Vec<OsString>) -> Outcome {
         Command::Label(args) => look::label(&session, args),
         Command::Backends => look::backends(&session),
         Command::Exec(args) => exec::exec(&session, args),
-        Command::Import(_) | Command::Export(_) => Ok(Code::DONE),
+        Command::Import(args) => image::import(&session, args),
+        Command::Export(args) => image::export(&session, &args),
         Command::Diff(args) => layers::diff(&session, &args),
         Command::Changes(args) => layers::changes(&session, &args),
         Command::Apply(args) => layers::apply(&session, &args),
