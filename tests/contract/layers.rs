@@ -97,7 +97,9 @@ fn change(root: &Path) {
     fs::remove_dir_all(root.join("opaque")).expect("rm");
     fs::create_dir_all(root.join("opaque/in")).expect("mkdir");
     write(&root.join("opaque/in/new"), "new", 0o600);
-    fs::rename(root.join("moved"), root.join("renamed")).expect("mv");
+    // By mv(1), since the kernel's overlayfs does not rename directories of lower layers.
+    let moved = std::process::Command::new("mv").arg(root.join("moved")).arg(root.join("renamed")).status();
+    assert!(moved.expect("mv").success());
     fs::remove_dir_all(root.join("replaced")).expect("rm");
     write(&root.join("replaced"), "now a file", 0o644);
     fs::remove_file(root.join("symlink")).expect("rm");
