@@ -18,6 +18,9 @@ pub(super) const XATTR: &[u8] = b"SCHILY.xattr.";
 /// The same of libarchive: the name as in an URL, the value in base 64.
 const ENCODED_XATTR: &[u8] = b"LIBARCHIVE.xattr.";
 
+/// What stands before the words of GNU for sparse files.
+const SPARSE: &[u8] = b"GNU.sparse.";
+
 /// What an extended header says.
 #[derive(Debug, Default)]
 pub(super) struct Extended {
@@ -84,7 +87,7 @@ impl Extended {
             let value = decoded_value(value).ok_or("an extended attribute of libarchive is not base 64")?;
             return self.take_xattr(name, Source::Encoded, value, limits);
         }
-        if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+        if let Some(key) = key.strip_prefix(SPARSE) {
             return self.sparse.take(key, value);
         }
         match key {
@@ -198,10 +201,15 @@ impl<'a> Record<'a> {
     }
 }
 
-/// That records are records, whatever they say.
+/// That records are records, whatever they say: with the numbers of a sparse map in their order, as in Go.
 pub(super) fn check(mut bytes: &[u8]) -> Result<(), Reason> {
+    let mut sparse = Sparse::default();
     while !bytes.is_empty() {
-        (_, bytes) = Record::first_of(bytes)?;
+        let (Record { key, value }, rest) = Record::first_of(bytes)?;
+        if let Some(key @ (b"offset" | b"numbytes")) = key.strip_prefix(SPARSE) {
+            sparse.take(key, value)?;
+        }
+        bytes = rest;
     }
     Ok(())
 }

@@ -275,6 +275,10 @@ impl<R: Read> Reader<R> {
         if self.entries > self.limits.entries {
             return Err(self.invalid(format!("it has more than {} entries", self.limits.entries)));
         }
+        // Even if a record says another one, as in Go.
+        if header.size < 0 && !matches!(header.flag, b'1'..=b'6') {
+            return Err(self.invalid("its size is negative"));
+        }
         let size = extended.size.unwrap_or(header.size);
         let is_old_directory = header.flag == 0 && path.ends_with(b"/");
         let mut entry = Entry {

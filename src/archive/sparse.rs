@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn pieces_ascend_without_overlap_and_lie_within_the_file() {
-        let good: &[(&[(i64, i64)], &[(u64, u64)])] = &[
+        type Case<'a> = (&'a [(i64, i64)], &'a [(u64, u64)]);
+        let good: &[Case<'_>] = &[
             (&[], &[]),
             (&[(0, 100)], &[(0, 100)]),
             (&[(100, 0)], &[]),
@@ -221,7 +222,8 @@ mod tests {
 
     #[test]
     fn lists_have_as_many_numbers_as_they_say() {
-        let good: &[(&str, i64, &[(u64, u64)])] =
+        type Case<'a> = (&'a str, i64, &'a [(u64, u64)]);
+        let good: &[Case<'_>] =
             &[("", 0, &[]), ("0,5", 1, &[(0, 5)]), ("0,5,10,5,100,0", 3, &[(0, 5), (10, 5)])];
         for (list, count, expected) in good {
             let mut map = map(100);

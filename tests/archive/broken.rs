@@ -1,6 +1,6 @@
 //! Archives that are cut or changed give an error or fewer members, and never a panic.
 
-use crate::archives::Archive;
+use crate::archives::{Archive, record, with_extended};
 use crate::entries;
 use crate::members::{read, read_some, write};
 use crate::random::Random;
@@ -160,4 +160,33 @@ fn the_errors_of_the_stream_are_told_as_they_are() {
     assert_eq!(kind(refused), Err(ErrorKind::PermissionDenied));
     let ours = plywood::error::Error::new(ErrorKind::Cancelled, "read", "blob", "stop");
     assert_eq!(kind(std::io::Error::other(ours)), Err(ErrorKind::Cancelled));
+}
+
+#[test]
+fn a_wrong_record_is_an_error_that_says_so() {
+    let check = |records: &[u8], words: &str| {
+        let error = read_some(&with_extended(records, b"")).1.expect_err(words).to_string();
+        assert!(error.contains(words), "{}: {error}", records.escape_ascii());
+    };
+    check(b"x", "the length of a record");
+    check(b"5 a=b\n", "does not end with its line");
+    check(b"8 abcde\n", "no equals sign");
+    check(b"6 =ab\n", "has no name");
+    let cases: &[(&str, &str, &str)] = &[
+        ("path", "a\0b", "holds a NUL"),
+        ("linkpath", "\0", "holds a NUL"),
+        ("a\0", "b", "holds a NUL"),
+        ("size", "x", "the record \"size\""),
+        ("uid", "-1", "its user has the number -1"),
+        ("gid", "4294967295", "its group has the number 4294967295"),
+        ("mtime", "1x", "the record \"mtime\""),
+        ("SCHILY.xattr.", "", "has no name"),
+        ("GNU.sparse.map", "0,0", "as many pieces as it says"),
+        ("GNU.sparse.numbytes", "1", "do not alternate"),
+    ];
+    for (key, value, words) in cases {
+        let mut records = Vec::new();
+        record(&mut records, key.as_bytes(), value.as_bytes());
+        check(&records, words);
+    }
 }
