@@ -181,3 +181,80 @@ fn an_attribute_of_another_dialect_is_read_from_a_layer_with_the_other_namespace
     assert_eq!(view.xattrs("f").unwrap(), [b"user.fuseoverlayfs.opaque"]);
     assert_eq!(view.xattr("f", "user.fuseoverlayfs.opaque").unwrap().as_deref(), Some(&b"mine"[..]));
 }
+
+#[test]
+fn a_tree_is_removed_as_one_name() {
+    let layers = Layers::new(1);
+    for path in ["d/a/f", "d/b/f", "d/g", "keep"] {
+        layers.file(0, path, "below");
+    }
+    let view = layers.root();
+    view.write("d/a/new", "above").unwrap();
+    view.create_dir("u").unwrap();
+    view.create_dir("u/v").unwrap();
+    view.write("u/v/f", "above only").unwrap();
+    let overlay = view.overlay();
+    let root = overlay.root();
+    let before = overlay.counters.copy_ups.load(std::sync::atomic::Ordering::Relaxed);
+    for name in ["d", "u"] {
+        overlay.remove_tree(root, name.as_bytes()).unwrap();
+    }
+    assert_eq!(overlay.counters.copy_ups.load(std::sync::atomic::Ordering::Relaxed), before);
+    assert_eq!(overlay.counters.whiteouts.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(overlay.remove_tree(root, b"d").unwrap_err().errno(), libc::ENOENT);
+    assert_eq!(view.names("/").unwrap(), ["keep"]);
+    assert_eq!(overlay.known_inodes(), 1);
+    view.create_dir("d").unwrap();
+    assert!(view.names("d").unwrap().is_empty(), "what is below stays hidden");
+    drop(view);
+    let view = again(&layers);
+    assert_eq!(view.names("/").unwrap(), ["d", "keep"]);
+    assert!(view.names("d").unwrap().is_empty());
+}
+
+#[test]
+fn a_tree_of_which_something_is_known_is_not_removed_as_one_name() {
+    let layers = Layers::new(1);
+    layers.file(0, "d/a/f", "below");
+    let view = layers.root();
+    let held = view.open("d/a/f", Open::read()).unwrap();
+    let overlay = view.overlay();
+    assert_eq!(overlay.remove_tree(overlay.root(), b"d").unwrap_err().errno(), libc::EBUSY);
+    assert_eq!(view.names("d/a").unwrap(), ["f"]);
+    drop(held);
+    overlay.remove_tree(overlay.root(), b"d").unwrap();
+    assert!(view.names("/").unwrap().is_empty());
+}
+
+#[test]
+fn a_work_directory_is_emptied_however_deep_it_is() {
+    let layers = Layers::new(1);
+    let view = layers.root();
+    let mut path = String::new();
+    for _ in 0..700 {
+        path.push_str("/d");
+        view.create_dir(&path).unwrap();
+    }
+    view.write(format!("{path}/f"), "bottom").unwrap();
+    let overlay = view.overlay();
+    overlay.remove_tree(overlay.root(), b"d").unwrap();
+    drop(view);
+    let view = again(&layers);
+    assert!(view.names("/").unwrap().is_empty());
+    let work = layers.upper.with_file_name("work").join("work");
+    assert_eq!(fs::read_dir(work).unwrap().count(), 0);
+}
+
+#[test]
+fn a_reserved_attribute_reads_back_from_a_stack_without_an_upper_layer() {
+    use plywood_fuse::overlay::{Overlay, Settings};
+    let layers = Layers::new(1);
+    let view = layers.root();
+    view.write("f", "x").unwrap();
+    view.set_xattr("f", b"user.fuseoverlayfs.opaque", b"y").unwrap();
+    drop(view);
+    let overlay = Overlay::open(std::slice::from_ref(&layers.upper), None, Settings::default()).unwrap();
+    let (node, _) = overlay.lookup(overlay.root(), b"f").unwrap();
+    assert_eq!(overlay.xattr_names(&node).unwrap(), [b"user.fuseoverlayfs.opaque"]);
+    assert_eq!(overlay.xattr(&node, b"user.fuseoverlayfs.opaque").unwrap(), b"y");
+}

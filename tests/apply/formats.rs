@@ -22,7 +22,7 @@ fn fill(root: &Path) {
     {
         super::support::put(root, path, content);
     }
-    let deep = vec!["directory-with-a-long-name"; 12].join("/");
+    let deep = ["directory-with-a-long-name"; 12].join("/");
     super::support::put(root, &format!("{deep}/{}", "file".repeat(40)), "long");
     symlink("../bin/tool", root.join("etc/link")).expect("symlink");
     symlink("x".repeat(300), root.join("etc/long-link")).expect("symlink");
