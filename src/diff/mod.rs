@@ -5,22 +5,22 @@
 //! a directory, a stack of layers, or nothing.
 //!
 //! From the ground up: [`change`] says what makes a file another one and which path comes first, as functions of values;
-//! [`tree`] with `plain` and `stack` reads; `ahead` lets others read ahead; [`walk`] goes through both trees side by
-//! side; [`layer`] makes members of what it finds.
+//! `tree` with `plain` and `stack` reads; `ahead` lets others read ahead; `walk` goes through both trees side by
+//! side; `layer` makes members of what it finds.
 //!
 //! Of two stacks that have layers in common only what the other layers list is looked at, so that the cost follows what
 //! changed and not what exists. The result is the same: [`Extent::Everything`] is there to prove it.
 //!
 //! Absent: compression and digests, which are for whoever has the stream; opaque marks, since a layer that
-//! names each removed path is what a walk of two trees gives (`[D 11]` of the contract).
+//! names each removed path is what a walk of two trees gives.
 
 mod ahead;
 pub mod change;
-pub mod layer;
+mod layer;
 mod plain;
 mod stack;
-pub mod tree;
-pub mod walk;
+mod tree;
+mod walk;
 
 pub use change::{Change, ChangeKind, FileId, Meta, Xattrs};
 pub use layer::Written;

@@ -4,6 +4,7 @@ mod changes;
 mod containerd;
 mod cost;
 mod refused;
+mod snapshots;
 mod support;
 mod two_ways;
 mod writing;
