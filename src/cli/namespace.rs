@@ -52,6 +52,8 @@ pub fn touches(command: &Command) -> Touches {
         | Command::Label(_)
         | Command::Check(_)
         | Command::Backends
+        // The content store is this user's own, whoever owns what is in its blobs.
+        | Command::Blob(_)
         | Command::Completions(_) => Touches::Rows,
     }
 }
@@ -76,7 +78,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// What is typed, and whether a plain user enters a namespace with the backends fuse, native and overlay.
-    const CASES: [(&str, bool, bool, bool); 19] = [
+    const CASES: [(&str, bool, bool, bool); 21] = [
         ("prepare a b", false, true, true),
         ("view a b", false, true, true),
         ("commit b a", true, true, true),
@@ -95,6 +97,8 @@ mod tests {
         ("exec a -- true", false, false, true),
         ("fs ls a", true, true, true),
         ("fs cp x a:/", true, true, true),
+        ("blob ls", false, false, false),
+        ("blob add x", false, false, false),
         ("completions bash", false, false, false),
     ];
 
