@@ -3,6 +3,8 @@
 //! Everything that needs no mount runs with the backends `native` and `fuse`; what mounts runs as users of different
 //! rights, see `privileges`.
 
+#[path = "cli/blobs.rs"]
+mod blobs;
 #[path = "cli/concurrent.rs"]
 mod concurrent;
 #[path = "cli/files.rs"]

@@ -140,7 +140,9 @@ pub enum Command {
     #[command(after_help = "JSON: what `stat` prints")]
     Label(Label),
     /// Delete what removed and interrupted snapshots left on the disk
-    #[command(after_help = "JSON: {\"deleted\", \"dropped_rows\", \"failed\": [{\"path\", \"reason\"}]}")]
+    #[command(after_help = "Blobs that no snapshot refers to go after a day.\n\
+                      JSON: {\"deleted\", \"dropped_rows\", \"deleted_blobs\", \"deleted_ingests\", \
+                      \"freed_content_bytes\", \"failed\": [{\"path\", \"reason\"}]}")]
     Cleanup,
     /// Verify the store
     #[command(after_help = "Ends with code 9 if something is wrong that was not repaired.\n\
@@ -187,6 +189,9 @@ pub enum Command {
     /// Look at and change files of a snapshot without mounting it
     #[command(subcommand, after_help = "See the commands for the JSON that they print.")]
     Fs(Fs),
+    /// Keep blobs, such as layers, and say which snapshot is made of which
+    #[command(subcommand, after_help = "See the commands for the JSON that they print.")]
+    Blob(Blob),
     /// Print the completions for a shell
     #[command(after_help = "JSON: nothing, the output is a script")]
     Completions(Completions),
@@ -361,6 +366,69 @@ JSON: {\"files\", \"directories\", \"bytes\"}, how many were copied")]
     /// Show what is known of a file
     #[command(after_help = "JSON: [..] as `fs ls` prints it, with the path as \"name\"")]
     Stat(FsPaths),
+}
+
+/// The commands on blobs.
+#[derive(Debug, Subcommand)]
+pub enum Blob {
+    /// List blobs
+    #[command(after_help = "JSON: [{\"digest\", \"size_bytes\", \"snapshots\": []}]")]
+    Ls(BlobLs),
+    /// Show the blob of a snapshot
+    #[command(after_help = "Ends with code 3 if it has none.\n\
+                      JSON: {\"key\", \"digest\", \"media_type\", \"size_bytes\"}")]
+    Show(Key),
+    /// Say which blob a snapshot is made of; it is deleted with the last snapshot of it
+    #[command(after_help = "JSON: {\"key\", \"digest\"}")]
+    Set(BlobSet),
+    /// List the snapshots that are made of a blob
+    #[command(after_help = "JSON: {\"digest\", \"snapshots\": []}")]
+    Of(BlobDigest),
+    /// Add a blob, and print its digest
+    #[command(
+        after_help = "A cleanup deletes it after a day, unless it is the blob of a snapshot by then.\n\
+                      JSON: {\"digest\", \"size_bytes\"}"
+    )]
+    Add(BlobAdd),
+    /// Print a blob
+    #[command(after_help = "Ends with code 9 if it turns out to be damaged.\n\
+                      JSON: nothing, the output is the content")]
+    Cat(BlobDigest),
+}
+
+/// Arguments of `blob ls`.
+#[derive(Debug, Group)]
+pub struct BlobLs {
+    /// Print only the digests
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Arguments of `blob set`.
+#[derive(Debug, Group)]
+pub struct BlobSet {
+    /// The snapshot
+    pub key: String,
+    /// The blob
+    pub digest: String,
+    /// What it is, such as application/vnd.oci.image.layer.v1.tar+gzip
+    #[arg(long, value_name = "TYPE")]
+    pub media_type: Option<String>,
+}
+
+/// A blob.
+#[derive(Debug, Group)]
+pub struct BlobDigest {
+    /// The blob
+    pub digest: String,
+}
+
+/// Arguments of `blob add`.
+#[derive(Debug, Group)]
+pub struct BlobAdd {
+    /// The file with its content, or - for standard input
+    #[arg(value_name = "FILE|-", value_hint = clap::ValueHint::FilePath)]
+    pub file: PathBuf,
 }
 
 /// Arguments of `fs ls`.

@@ -59,6 +59,8 @@ pub fn touches(command: &Command) -> Touches {
         | Command::Label(_)
         | Command::Check(_)
         | Command::Backends
+        // The content store is this user's own, whoever owns what is in its blobs.
+        | Command::Blob(_)
         | Command::Completions(_) => Touches::Rows,
     }
 }
@@ -83,7 +85,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// What is typed, and whether a plain user enters a namespace with the backends fuse, native and overlay.
-    const CASES: [(&str, bool, bool, bool); 24] = [
+    const CASES: [(&str, bool, bool, bool); 26] = [
         ("prepare a b", false, true, true),
         ("view a b", false, true, true),
         ("commit b a", true, true, true),
@@ -107,6 +109,8 @@ mod tests {
         ("diff a -o a.tar", true, true, true),
         ("changes a", true, true, true),
         ("apply a a.tar", true, true, true),
+        ("blob ls", false, false, false),
+        ("blob add x", false, false, false),
         ("completions bash", false, false, false),
     ];
 

@@ -2,7 +2,7 @@
 
 use crate::support::{Cli, Ended, ended};
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "prepare",
     "view",
     "commit",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 18] = [
     "backends",
     "exec",
     "fs",
+    "blob",
     "completions",
 ];
 
@@ -60,6 +61,10 @@ fn every_command_has_help_that_shows_its_json() {
     for command in ["ls", "cat", "cp", "rm", "stat"] {
         let help = say(&["fs", command, "--help"]).out;
         assert!(help.contains(&format!("Usage: plywood fs {command}")) && help.contains("JSON"), "{help}");
+    }
+    for command in ["ls", "show", "set", "of", "add", "cat"] {
+        let help = say(&["blob", command, "--help"]).out;
+        assert!(help.contains(&format!("Usage: plywood blob {command}")) && help.contains("JSON"), "{help}");
     }
 }
 

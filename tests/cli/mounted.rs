@@ -188,7 +188,8 @@ pub fn a_cleanup_ends_the_mount_of_a_trial_whose_maker_is_dead() {
     };
     let dead = mount_in(&by_a_dead_process("new-0"));
     let alive = mount_in(&plywood::layout::by_this_process("new-0"));
-    assert_eq!(cli.json("cleanup"), json!({"deleted": 1, "dropped_rows": 0, "failed": []}));
+    let cleaned = cli.json("cleanup");
+    assert_eq!((&cleaned["deleted"], &cleaned["failed"]), (&json!(1), &json!([])));
     assert!(!is_mounted(&dead) && !dead.exists(), "{}", dead.display());
     assert!(is_mounted(&alive), "{}", alive.display());
     cli.run_words(["umount", text(&alive.join("mnt"))]);

@@ -1,6 +1,8 @@
 //! Every fail point of every backend it touches, met by a process that dies there.
 
 use super::*;
+use plywood::content::{self, Expected};
+use plywood::store::Blob;
 
 /// What the dying process does; the store has the committed snapshot `base` and the active snapshot `active` on it.
 const PREPARE: &str = "prepare";
@@ -8,6 +10,7 @@ const VIEW: &str = "view";
 const COMMIT: &str = "commit";
 const REMOVE: &str = "remove";
 const UPDATE: &str = "update";
+const SET_BLOB: &str = "set-blob";
 const CLEANUP: &str = "cleanup";
 
 /// Fail points, what meets them, and whether a process that meets none of them is a fault of this list.
@@ -29,6 +32,9 @@ const POINTS: &[(&str, &[&str], &[BackendName])] = &[
     ("r.after_commit", &[REMOVE], &BackendName::ALL),
     ("r.after_rename", &[REMOVE], &BackendName::ALL),
     ("r.mid_delete", &[REMOVE], &[BackendName::Fuse, BackendName::Overlay, BackendName::Native]),
+    ("r.before_blob_delete", &[REMOVE], &BackendName::ALL),
+    ("r.after_blob_delete", &[REMOVE], &BackendName::ALL),
+    ("b.before_commit", &[SET_BLOB], &BackendName::ALL),
     ("u.before_commit", &[UPDATE], &BackendName::ALL),
     ("g.after_list", &[CLEANUP], &BackendName::ALL),
     ("g.mid_delete", &[CLEANUP], &BackendName::ALL),
@@ -48,6 +54,7 @@ fn act(snapshotter: &Snapshotter, operation: &str) -> plywood::error::Result<()>
             let labels = Labels::from([("label".to_owned(), "new".to_owned())]);
             snapshotter.update("base", &labels, &[]).map(drop)
         }
+        SET_BLOB => snapshotter.set_blob("base", &blob_of(&snapshotter.get_blob("active")?)).map(drop),
         CLEANUP => snapshotter.cleanup().map(drop),
         other => panic!("{other}"),
     }
@@ -62,6 +69,7 @@ fn took_effect(snapshotter: &Snapshotter, operation: &str) -> bool {
         COMMIT => kind("committed") == Some(SnapshotKind::Committed) && kind("active").is_none(),
         REMOVE => kind("active").is_none(),
         UPDATE => snapshotter.stat("base").is_ok_and(|info| info.labels.contains_key("label")),
+        SET_BLOB => snapshotter.get_blob("base").is_ok_and(|blob| blob.is_some()),
         CLEANUP => true,
         other => panic!("{other}"),
     }
@@ -85,6 +93,28 @@ fn die(backend: BackendName, store: &Path, operation: &str, point: &str) {
         child.env("PLYWOOD_FAIL", format!("{point}=exit")).output().expect("the program starts itself");
     let told = String::from_utf8_lossy(&done.stderr);
     assert_eq!(done.status.code(), Some(137), "{backend} {operation} {point}: {told}");
+}
+
+fn blob_of(blob: &Option<Blob>) -> Blob {
+    blob.clone().expect("the snapshot has a blob")
+}
+
+/// Every blob of the store, and whether somebody refers to it: after a crash none is due, none is missing.
+fn check_blobs(snapshotter: &Snapshotter, what: &str) {
+    let mut unused = Vec::new();
+    let listed = snapshotter.content().list(&mut |info| {
+        if snapshotter.snapshots_of(&info.digest)?.is_empty() {
+            unused.push(info.digest);
+        }
+        Ok(())
+    });
+    done(what, listed);
+    assert_eq!(unused, [], "{what}: content goes with its last snapshot");
+    for key in ["base", "active", "committed", "new"] {
+        if let Ok(Some(blob)) = snapshotter.get_blob(key) {
+            done(what, snapshotter.content().info(&blob.digest));
+        }
+    }
 }
 
 fn fill(dir: &Path, seed: u8) {
@@ -116,6 +146,10 @@ fn one_point(backend: BackendName, store: &Path, operation: &str, point: &str) {
         done(&what, snapshotter.commit("base", "first", Labels::new(), None, &()));
         done(&what, snapshotter.prepare("active", Some("base"), Labels::new(), &()));
         fill(&done(&what, own_directory(&snapshotter, "active")), 2);
+        let put = content::put(snapshotter.content(), "blob", &Expected::default(), &mut &b"layer"[..]);
+        let (digest_of, media_type) = (done(&what, put).digest, String::new());
+        let blob = Blob { digest: digest_of, media_type, size_bytes: 0 };
+        done(&what, snapshotter.set_blob("active", &blob));
         if operation == CLEANUP {
             fill(&snapshotter.layout().snapshots().join("new-900-1-1-1"), 3);
         }
@@ -126,6 +160,7 @@ fn one_point(backend: BackendName, store: &Path, operation: &str, point: &str) {
     die(backend, store, operation, point);
     let snapshotter = reopen(backend, store, &what);
     assert_eq!(digest(&snapshotter, "base"), before.0, "{what}");
+    check_blobs(&snapshotter, &what);
     if !took_effect(&snapshotter, operation) {
         assert_eq!(digest(&snapshotter, "active"), before.1, "{what}");
         // A frozen snapshot thaws when it is asked for.
@@ -143,6 +178,7 @@ fn one_point(backend: BackendName, store: &Path, operation: &str, point: &str) {
             _ => {}
         }
     }
+    check_blobs(&snapshotter, &what);
     done(&what, snapshotter.close());
     done(&what, reopen(backend, store, &what).close());
 }

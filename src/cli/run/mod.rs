@@ -1,5 +1,6 @@
 //! What does a command do? Unpack what was typed, call the library, pack the answer. One family of commands per file.
 
+mod blob;
 mod create;
 mod exec;
 mod files;
@@ -97,6 +98,7 @@ pub fn run(args: Args, settings: Settings, words: Vec<OsString>) -> Outcome {
         Command::Changes(args) => layers::changes(&session, &args),
         Command::Apply(args) => layers::apply(&session, &args),
         Command::Fs(args) => files::run(&session, args),
+        Command::Blob(args) => blob::run(&session, args),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Args::command(), "plywood", &mut script);

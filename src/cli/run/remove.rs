@@ -3,7 +3,7 @@
 use super::{Outcome, Session};
 use crate::cli::args;
 use crate::cli::exit::Code;
-use crate::cli::output::{Answer, printable};
+use crate::cli::output::{Answer, bytes, printable};
 use crate::cli::report;
 use crate::snapshotter::{CheckReport, CleanupReport, Repair};
 use crate::store::{Finding, Severity};
@@ -41,6 +41,9 @@ pub(super) fn rm(session: &Session, args: args::Keys) -> Outcome {
 struct Cleaned {
     deleted: usize,
     dropped_rows: usize,
+    deleted_blobs: usize,
+    deleted_ingests: usize,
+    freed_content_bytes: u64,
     failed: Vec<Left>,
 }
 
@@ -57,6 +60,11 @@ impl Answer for Cleaned {
         if self.dropped_rows > 0 {
             text += &format!(", {} dropped", count(self.dropped_rows, "row", "rows"));
         }
+        if self.deleted_blobs + self.deleted_ingests > 0 {
+            let blobs = count(self.deleted_blobs, "blob", "blobs");
+            text += &format!(", {blobs} and {} unfinished deleted", self.deleted_ingests);
+            text += &format!(" ({})", bytes(self.freed_content_bytes));
+        }
         text.push('\n');
         for left in &self.failed {
             text += &format!(
@@ -71,10 +79,20 @@ impl Answer for Cleaned {
 
 pub(super) fn cleanup(session: &Session) -> Outcome {
     let snapshotter = session.open()?;
-    let CleanupReport { deleted, failed, dropped_rows, .. } = snapshotter.cleanup()?;
+    let report = snapshotter.cleanup()?;
     Session::close(&snapshotter);
+    let CleanupReport { deleted, failed, dropped_rows, deleted_blobs, deleted_ingests, freed_content_bytes } =
+        report;
     let left = failed.into_iter().map(|(path, reason)| Left { path: path.display().to_string(), reason });
-    session.print(&Cleaned { deleted, dropped_rows, failed: left.collect() })
+    let failed = left.collect();
+    session.print(&Cleaned {
+        deleted,
+        dropped_rows,
+        deleted_blobs,
+        deleted_ingests,
+        freed_content_bytes,
+        failed,
+    })
 }
 
 /// What a check found.

@@ -309,7 +309,10 @@ fn reconciling_tells_what_it_did_and_which_content_is_due() {
         rows.put(Table::BlobByDigest, &by_digest(&other, 2), &[])
     };
     world.store.write("damage", damage).expect("it can be done");
+    let reconciled = || world.store.read("reconcile", |rows| rows.are_blobs_reconciled()).expect("rows");
+    assert!(!reconciled());
     let done = world.store.write("reconcile", |rows| rows.reconcile_blobs()).expect("it ends");
+    assert!(reconciled());
     assert_eq!((done.dropped, done.completed, done.due), (2, 1, vec![digest("y:11")]));
     let rows = world.store.read("blobs", |rows| {
         Ok((rows.snapshots_of(&digest("x:00"))?, rows.snapshots_of(&digest("y:11"))?, rows.blobs_due()?))
