@@ -258,3 +258,36 @@ fn a_reserved_attribute_reads_back_from_a_stack_without_an_upper_layer() {
     assert_eq!(overlay.xattr_names(&node).unwrap(), [b"user.fuseoverlayfs.opaque"]);
     assert_eq!(overlay.xattr(&node, b"user.fuseoverlayfs.opaque").unwrap(), b"y");
 }
+
+#[test]
+fn a_file_is_made_over_a_lower_one_without_a_whiteout() {
+    use plywood_fuse::overlay::create::{Creator, New};
+    let layers = Layers::new(1);
+    layers.file(0, "f", "below").file(0, "d/f", "below");
+    fs::hard_link(layers.lower(0, "f"), layers.lower(0, "g")).unwrap();
+    let view = layers.root();
+    let held = view.open("f", Open::read()).unwrap();
+    let overlay = view.overlay();
+    let creator = Creator { uid: 0, gid: 0, umask: 0 };
+    let make = |name: &[u8], new: New<'_>| overlay.create_over(overlay.root(), name, new, 0o640, creator);
+    let (node, _) = make(b"f", New::File).unwrap();
+    overlay.forget(node.ino, 1);
+    assert_eq!(
+        make(b"f", New::File).err().map(|e| e.errno()),
+        Some(libc::EEXIST),
+        "it is in the upper layer"
+    );
+    assert_eq!(make(b"d", New::Symlink(b"x")).err().map(|e| e.errno()), Some(libc::EEXIST), "a directory");
+    assert_eq!(make(b"e", New::Dir).err().map(|e| e.errno()), Some(libc::EISDIR));
+    make(b"n", New::Symlink(b"x")).unwrap();
+    assert_eq!(overlay.counters.whiteouts.load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!((view.read("f").unwrap(), view.read("g").unwrap()), (Vec::new(), b"below".to_vec()));
+    assert_eq!(held.read_all().unwrap(), b"below", "who has the old one open keeps it");
+    view.write("g", "changed").unwrap();
+    assert_eq!(view.read("f").unwrap(), b"");
+    assert_eq!(view.symlink_metadata("f").unwrap().perm, 0o640);
+    drop((held, node));
+    drop(view);
+    let view = again(&layers);
+    assert_eq!((view.read("f").unwrap(), view.read("g").unwrap()), (Vec::new(), b"changed".to_vec()));
+}

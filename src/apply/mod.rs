@@ -1,7 +1,7 @@
 //! A layer tar becomes a directory tree.
 //!
-//! [`apply`] reads members and decides: where a name leads ([`name`], [`way`]), what it means, in which order things
-//! happen ([`engine`]), which times and attributes count ([`attributes`]), what an opaque marker spares ([`ours`]). A
+//! [`apply`] reads members and decides: where a name leads ([`name`], `way`), what it means, in which order things
+//! happen (`engine`), which times and attributes count ([`attributes`]), what an opaque marker spares (`ours`). A
 //! [`Target`] acts, one name in one open directory at a time: [`DirTarget`] on a directory, which is the whole tree or a
 //! layer with marks; [`OverlayTarget`] on top of lower layers, without a mount. Both ways, and every target, give the
 //! same tree.

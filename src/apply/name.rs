@@ -2,7 +2,7 @@
 //!
 //! Names come from outside. They are cleaned as text, before any disk is asked: what is above the root is the root.
 //! What is left has no `.`, no `..` and no empty component, so a directory on the way can only be left through a
-//! symlink, and [`super::way`] sees to those.
+//! symlink, and `way` sees to those.
 
 use plywood_fuse::layer::marks::{OPAQUE_FILE, WHITEOUT_PREFIX};
 

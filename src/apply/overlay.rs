@@ -94,7 +94,7 @@ impl OverlayTarget {
         self.overlay.known_inodes()
     }
 
-    /// Makes something; `None` if the name is in use.
+    /// Makes something; `None` if the name is in use, and not hidden by what is made.
     fn create(
         &self,
         spot: Spot<'_, Dir>,
@@ -107,7 +107,11 @@ impl OverlayTarget {
         // modes needs the right to write, to set attributes.
         let own = if self.is_root || attributes.xattrs.is_empty() { 0 } else { 0o600 };
         let perm = attributes.perm & 0o1777 | own;
-        match self.overlay.create(spot.dir.node(), spot.name, new, perm, creator) {
+        let made = match new {
+            New::Dir => self.overlay.create(spot.dir.node(), spot.name, new, perm, creator),
+            _ => self.overlay.create_over(spot.dir.node(), spot.name, new, perm, creator),
+        };
+        match made {
             Ok((node, attr)) => Ok(Some((Known::new(&self.overlay, node), attr))),
             Err(e) if e.is_exists() => Ok(None),
             Err(e) => Err(e),

@@ -4,6 +4,8 @@ use plywood::apply::{Applied, Below, DirTarget, Outcome, OverlayTarget, SameOwne
 use plywood::archive::{Entry, EntryKind, Limits, Reader, Segment};
 use plywood::error::Result;
 use plywood::types::Timestamp;
+use plywood_fuse::layer::probe::Wishes;
+use plywood_fuse::layer::upper::UpperOptions;
 use plywood_fuse::overlay::{Overlay, Settings, TopLayer};
 use plywood_fuse::testing::TempDir;
 use plywood_fuse::testing::tree::{join, snapshot};
@@ -237,11 +239,13 @@ pub enum How {
     Plain,
     /// As a layer whose lower layers are not known; with them, if it says that it needs them.
     Layer,
+    /// The same, with whiteouts as files.
+    FileLayer,
     /// Through the layer stack.
     Overlay,
 }
 
-pub const ALL: [How; 3] = [How::Plain, How::Layer, How::Overlay];
+pub const ALL: [How; 4] = [How::Plain, How::Layer, How::FileLayer, How::Overlay];
 
 /// A tree before and after an archive.
 pub struct World {
@@ -276,8 +280,10 @@ impl World {
                 let mut target = DirTarget::plain(&self.lowers[0], SameOwner::Keep)?;
                 apply(&mut *source(), &mut target, &())?
             }
-            How::Layer => {
-                let mut target = DirTarget::layer(&upper, &work, Below::Unknown)?;
+            How::Layer | How::FileLayer => {
+                let wishes = Wishes { whiteout_files: self.how == How::FileLayer, ..Wishes::default() };
+                let options = UpperOptions { wishes, ..UpperOptions::default() };
+                let mut target = DirTarget::layer_with(&upper, &work, Below::Unknown, options)?;
                 apply(&mut *source(), &mut target, &())?
             }
             How::Overlay => {
@@ -290,7 +296,7 @@ impl World {
         match outcome {
             Outcome::Applied(applied) => Ok(applied),
             Outcome::NeedsLower(why) => {
-                assert_eq!(self.how, How::Layer, "{why}");
+                assert!(matches!(self.how, How::Layer | How::FileLayer), "{why}");
                 std::fs::remove_dir_all(&upper).expect("throw the layer away");
                 std::fs::create_dir(&upper).expect("make it again");
                 self.needed = Some(why);
@@ -307,7 +313,7 @@ impl World {
     pub fn tree(&self) -> Tree {
         match self.how {
             How::Plain => on_disk(&self.lowers[0]),
-            How::Layer | How::Overlay => {
+            How::Layer | How::FileLayer | How::Overlay => {
                 let mut layers = self.lowers.clone();
                 layers.insert(0, self.path("upper"));
                 in_stack(&layers)
@@ -331,7 +337,7 @@ pub fn everywhere_from(fill: impl Fn(&Path), source: impl Fn() -> Box<dyn Source
         world.tree()
     };
     let plain = tree(How::Plain);
-    for how in [How::Layer, How::Overlay] {
+    for how in [How::Layer, How::FileLayer, How::Overlay] {
         assert_same(&tree(how), &plain, &format!("{how:?}"));
     }
     plain

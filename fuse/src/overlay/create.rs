@@ -98,10 +98,66 @@ impl Overlay {
         self.learn_names(part)?;
         let mut state = part.state.write();
         let obstacle = self.obstacle(dir, &state, name)?;
-        let made = self.make(dir, &mut state, name, new, perm, creator, obstacle)?;
-        let (node, attr) = self.adopt(dir, name, made.found);
-        self.list_made(&mut state, name);
+        self.create_locked(dir, &mut state, name, new, perm, creator, obstacle)
+    }
+
+    /// As [`Overlay::create`], but not for a directory, and in place of what lower layers may have under the name if that
+    /// is no directory either: the new file hides it, so no whiteout is needed. Until it has its content it is there
+    /// without.
+    ///
+    /// # Errors
+    /// As [`Overlay::create`]: EEXIST only for what is in the upper layer, and for a directory. EISDIR to make one.
+    pub fn create_over(
+        &self,
+        dir: &Arc<Node>,
+        name: &[u8],
+        new: New<'_>,
+        perm: u32,
+        creator: Creator,
+    ) -> Result<(Arc<Node>, Attr)> {
+        check_name(name)?;
+        self.writable()?;
+        if new.kind() == Kind::Dir {
+            return Err(Error::from_errno(libc::EISDIR));
+        }
+        self.copy_up_dir(dir)?;
+        let part = dir_part(dir)?;
+        self.learn_names(part)?;
+        let mut state = part.state.write();
+        let below = match self.resolve(dir, &state, name, Layers::All)? {
+            Resolution::Present(found) if found.at == At::Upper || found.found.kind() == Kind::Dir => {
+                return Err(Error::from_errno(libc::EEXIST));
+            }
+            Resolution::Present(found) => found,
+            Resolution::Absent { whiteout } => {
+                let obstacle = self.obstacle_of_absent(dir, &state, name, whiteout)?;
+                return self.create_locked(dir, &mut state, name, new, perm, creator, obstacle);
+            }
+        };
+        let hidden = self.node_of(dir, name, &below);
+        let made = self.create_locked(dir, &mut state, name, new, perm, creator, Obstacle::None);
+        if made.is_ok() {
+            self.lose_lower_name(&hidden, dir, name, below.found.stat.nlink);
+        }
         drop(state);
+        self.put(hidden);
+        made
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn create_locked(
+        &self,
+        dir: &Arc<Node>,
+        state: &mut DirState,
+        name: &[u8],
+        new: New<'_>,
+        perm: u32,
+        creator: Creator,
+        obstacle: Obstacle,
+    ) -> Result<(Arc<Node>, Attr)> {
+        let made = self.make(dir, state, name, new, perm, creator, obstacle)?;
+        let (node, attr) = self.adopt(dir, name, made.found);
+        self.list_made(state, name);
         if let Some(file) = made.file {
             self.keep_writer(&node, file);
         }
@@ -126,8 +182,21 @@ impl Overlay {
     pub(crate) fn obstacle(&self, dir: &Node, state: &DirState, name: &[u8]) -> Result<Obstacle> {
         match self.resolve(dir, state, name, Layers::All)? {
             Resolution::Present(_) => Err(Error::from_errno(libc::EEXIST)),
-            Resolution::Absent { whiteout: true } => Ok(Obstacle::Whiteout),
-            Resolution::Absent { whiteout: false } => {
+            Resolution::Absent { whiteout } => self.obstacle_of_absent(dir, state, name, whiteout),
+        }
+    }
+
+    /// The same for a name that is known not to exist.
+    fn obstacle_of_absent(
+        &self,
+        dir: &Node,
+        state: &DirState,
+        name: &[u8],
+        whiteout: bool,
+    ) -> Result<Obstacle> {
+        match whiteout {
+            true => Ok(Obstacle::Whiteout),
+            false => {
                 let files = self.writable()?.abilities().whiteout == WhiteoutForm::File;
                 let has_files = state.upper.as_ref().and_then(|u| u.mark_files.get())
                     == Some(&crate::inode::node::MarkFiles::Some);

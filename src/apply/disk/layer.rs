@@ -28,9 +28,9 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    pub fn open(path: &Path, work: &Path, below: Below) -> Result<Layer> {
+    pub fn open(path: &Path, work: &Path, below: Below, options: UpperOptions) -> Result<Layer> {
         let failed = |e| Error::fuse("open layer", path.display().to_string(), e);
-        let upper = Upper::open(path, work, UpperOptions::default()).map_err(failed)?;
+        let upper = Upper::open(path, work, options).map_err(failed)?;
         match upper.warning() {
             Some(_) => Err(failed(SysError::from_errno(libc::EBUSY))),
             None => Ok(Layer { upper, below }),

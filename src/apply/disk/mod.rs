@@ -1,7 +1,7 @@
 //! A directory that archives are applied to: the whole tree, or a layer of one.
 //!
 //! In a whole tree what a whiteout names is deleted. In a layer, whose lower layers need not be known, it becomes a mark,
-//! as the kernel's overlayfs would have made it ([`layer`]); a directory that takes the place of something removed hides
+//! as the kernel's overlayfs would have made it (`layer`); a directory that takes the place of something removed hides
 //! what is below it, and what would be a mark by chance is escaped.
 //!
 //! Every call is about one name in an open directory, without following it; what was made is changed by its descriptor
@@ -21,6 +21,7 @@ use super::target::{
 use crate::backend::delete::delete_at;
 use crate::error::{Error, Result};
 use plywood_fuse::error::{Error as SysError, Result as SysResult};
+use plywood_fuse::layer::upper::UpperOptions;
 use plywood_fuse::sys::open::DirMode;
 use plywood_fuse::sys::process::effective_uid;
 use plywood_fuse::sys::stat::Stat;
@@ -106,7 +107,15 @@ impl DirTarget {
     /// # Errors
     /// `Busy` while somebody has it mounted; those of opening both.
     pub fn layer(path: &Path, work: &Path, below: Below) -> Result<DirTarget> {
-        Self::new(path, Form::Layer(Layer::open(path, work, below)?))
+        Self::layer_with(path, work, below, UpperOptions::default())
+    }
+
+    /// As [`DirTarget::layer`], for who wants the marks in another form than the best that the disk has.
+    ///
+    /// # Errors
+    /// As [`DirTarget::layer`].
+    pub fn layer_with(path: &Path, work: &Path, below: Below, options: UpperOptions) -> Result<DirTarget> {
+        Self::new(path, Form::Layer(Layer::open(path, work, below, options)?))
     }
 
     fn new(path: &Path, form: Form) -> Result<DirTarget> {
