@@ -17,6 +17,7 @@ pub mod error;
 pub mod exec;
 pub mod fail;
 pub mod filter;
+pub mod grpc;
 pub mod idmapping;
 pub mod layout;
 pub mod mounting;

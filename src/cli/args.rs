@@ -4,6 +4,7 @@
 //! decides anything.
 
 use crate::config::KEYS;
+use crate::grpc::service::HandOut;
 use clap::{Args as Group, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -155,6 +156,13 @@ pub enum Command {
     /// Look at and change files of a snapshot without mounting it
     #[command(subcommand, after_help = "See the commands for the JSON that they print.")]
     Fs(Fs),
+    /// Serve the store to containerd or BuildKit, until SIGTERM
+    #[command(after_help = "\
+One daemon serves one store to one containerd: containerd removes every snapshot that it does not know. Snapshots that
+other commands make are another realm, which neither sees.
+A user without root serves inside of a user namespace with all of the user's ids, unless started in one already.
+JSON: nothing, the daemon prints nothing; it logs to standard error")]
+    Serve(Serve),
     /// Print the completions for a shell
     #[command(after_help = "JSON: nothing, the output is a script")]
     Completions(Completions),
@@ -296,6 +304,21 @@ pub struct Exec {
     pub hostname: Option<String>,
 }
 
+/// Arguments of `serve`.
+#[derive(Debug, Group)]
+pub struct Serve {
+    /// Path of the socket, mode 0600 in a directory made 0700 if missing; default: that of the service manager
+    /// (LISTEN_FDS), else $XDG_RUNTIME_DIR/plywood/plywood.sock, for root /run/plywood/plywood.sock
+    #[arg(long, value_name = "SOCKET", value_hint = clap::ValueHint::FilePath)]
+    pub address: Option<String>,
+    /// Socket of the containerd that is served, for layers in and out
+    #[arg(long, value_name = "SOCKET", value_hint = clap::ValueHint::FilePath)]
+    pub containerd_address: Option<String>,
+    /// Who mounts snapshots of the backend fuse: plywood (bind), its client (fuse3), or whoever can (auto)
+    #[arg(long, value_name = "auto|bind|fuse3", value_parser = hand_out, default_value = "auto", hide_default_value = true)]
+    pub mounts: HandOut,
+}
+
 /// Arguments of `completions`.
 #[derive(Debug, Group)]
 pub struct Completions {
@@ -385,6 +408,16 @@ pub struct FsRm {
     /// What is not there is no failure
     #[arg(short, long)]
     pub force: bool,
+}
+
+/// Reads who mounts.
+fn hand_out(text: &str) -> Result<HandOut, String> {
+    match text {
+        "auto" => Ok(HandOut::Auto),
+        "bind" => Ok(HandOut::Bind),
+        "fuse3" => Ok(HandOut::Fuse3),
+        _ => Err("must be auto, bind or fuse3".to_owned()),
+    }
 }
 
 /// Reads `NAME=VALUE`; the value may be empty and may hold more of `=`.

@@ -39,9 +39,14 @@ impl Standing {
 pub fn touches(command: &Command) -> Touches {
     match command {
         Command::Prepare(_) | Command::View(_) => Touches::RowsOrCopies,
-        Command::Commit(_) | Command::Rm(_) | Command::Usage(_) | Command::Cleanup | Command::Fs(_) => {
-            Touches::Content
-        }
+        // What the daemon removes and measures has all ids of its user. (Clients in a user namespace that has them, too,
+        // read the layers; in the one of rootlesskit the daemon is root, and stays there.)
+        Command::Commit(_)
+        | Command::Rm(_)
+        | Command::Usage(_)
+        | Command::Cleanup
+        | Command::Fs(_)
+        | Command::Serve(_) => Touches::Content,
         // Exec makes namespaces of its own, and needs another around it for the mounts only.
         Command::Exec(_) | Command::Mounts(_) => Touches::RowsOrLayers,
         Command::Mount(_)
@@ -76,7 +81,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// What is typed, and whether a plain user enters a namespace with the backends fuse, native and overlay.
-    const CASES: [(&str, bool, bool, bool); 19] = [
+    const CASES: [(&str, bool, bool, bool); 20] = [
         ("prepare a b", false, true, true),
         ("view a b", false, true, true),
         ("commit b a", true, true, true),
@@ -95,6 +100,7 @@ mod tests {
         ("exec a -- true", false, false, true),
         ("fs ls a", true, true, true),
         ("fs cp x a:/", true, true, true),
+        ("serve", true, true, true),
         ("completions bash", false, false, false),
     ];
 

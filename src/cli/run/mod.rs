@@ -6,6 +6,7 @@ mod files;
 mod look;
 mod mount;
 mod remove;
+mod serve;
 
 use super::args::{Args, Command};
 use super::exit::Code;
@@ -89,6 +90,7 @@ pub fn run(args: Args, settings: Settings, words: Vec<OsString>) -> Outcome {
         Command::Backends => look::backends(&session),
         Command::Exec(args) => exec::exec(&session, args),
         Command::Fs(args) => files::run(&session, args),
+        Command::Serve(args) => serve::serve(&session, &args),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Args::command(), "plywood", &mut script);
