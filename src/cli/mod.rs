@@ -73,6 +73,10 @@ fn start_log(filter: &str) -> crate::error::Result<()> {
         Error::new(crate::error::ErrorKind::InvalidArgument, "configuration", "log", cause)
     })?;
     // Somebody else's log is as good.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .try_init();
     Ok(())
 }

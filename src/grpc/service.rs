@@ -177,10 +177,21 @@ enum Mounter {
 }
 
 impl Mounter {
-    /// The mounts of a snapshot as the caller is to have them.
+    /// The mounts of a snapshot as the caller is to have them; with `mounts` it would carry them out itself.
     fn hand_out(self, snapshotter: &Snapshotter, key: &str, mounts: Vec<Mount>) -> Result<Vec<Mount>> {
-        let _ = (snapshotter, key);
-        Ok(mounts)
+        match self {
+            Mounter::Caller => Ok(mounts),
+            Mounter::Plywood => snapshotter.mounts_kept(key),
+        }
+    }
+
+    /// The same for a new snapshot: one that cannot be mounted is not made.
+    fn hand_out_new(self, snapshotter: &Snapshotter, key: &str, mounts: Vec<Mount>) -> Result<Vec<Mount>> {
+        self.hand_out(snapshotter, key, mounts).inspect_err(|_| {
+            if let Err(error) = snapshotter.remove(key) {
+                tracing::warn!(key = quoted(key), %error, "a snapshot that cannot be mounted stays");
+            }
+        })
     }
 }
 
@@ -195,7 +206,7 @@ impl Snapshots for Service {
         let call = self.begin("prepare", &key);
         let work = move |snapshotter: &Snapshotter, progress: &dyn Progress| {
             let (parent, labels) = (convert::optional(&parent), convert::labels(labels));
-            mounter.hand_out(snapshotter, &key, snapshotter.prepare(&key, parent, labels, progress)?)
+            mounter.hand_out_new(snapshotter, &key, snapshotter.prepare(&key, parent, labels, progress)?)
         };
         let mounts = convert::mounts(self.call(call, work).await?);
         Ok(Response::new(wire::PrepareSnapshotResponse { mounts }))
@@ -207,7 +218,7 @@ impl Snapshots for Service {
         let call = self.begin("view", &key);
         let work = move |snapshotter: &Snapshotter, progress: &dyn Progress| {
             let (parent, labels) = (convert::optional(&parent), convert::labels(labels));
-            mounter.hand_out(snapshotter, &key, snapshotter.view(&key, parent, labels, progress)?)
+            mounter.hand_out_new(snapshotter, &key, snapshotter.view(&key, parent, labels, progress)?)
         };
         let mounts = convert::mounts(self.call(call, work).await?);
         Ok(Response::new(wire::ViewSnapshotResponse { mounts }))

@@ -12,6 +12,7 @@
 
 mod commit;
 mod create;
+mod kept;
 mod mounted;
 mod recover;
 mod remove;
@@ -44,6 +45,7 @@ pub struct Snapshotter {
     backend: Arc<dyn Backend>,
     settings: SnapshotterSettings,
     remover: remove::Remover,
+    turns: kept::Turns,
 }
 
 /// The directories that show the content of a snapshot without a mount.
@@ -69,7 +71,8 @@ impl Snapshotter {
         let store = Store::open(&layout.db(), &settings.store)?;
         let backend = settings::choose_backend(&store, &layout, &settings)?;
         let remover = remove::Remover::new(&backend, settings.removal);
-        let snapshotter = Snapshotter { layout, store, backend, settings, remover };
+        let snapshotter =
+            Snapshotter { layout, store, backend, settings, remover, turns: kept::Turns::default() };
         snapshotter.recover();
         Ok(snapshotter)
     }

@@ -11,9 +11,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::grpc::listen::{Listener, path_of};
 use crate::grpc::lock::ServeLock;
 use crate::grpc::server::{self, ServeSettings, Stop};
+use crate::grpc::service::HandOut;
 use crate::layout::Layout;
 use crate::snapshotter::Snapshotter;
 use crate::sys::activation::notify;
+use crate::sys::userns;
 use crate::types::Realm;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -33,11 +35,17 @@ pub(super) fn serve(session: &Session, args: &args::Serve) -> Outcome {
         (None, Some(passed)) => passed.address(),
         (None, None) => default_address(&Surroundings::here())?,
     };
+    if args.mounts == HandOut::Bind && userns::was_reentered() {
+        let cause = "this user's daemon has a mount namespace of its own, whose mounts no client sees: start it in the \
+                     client's namespaces (README: rootless containerd), or let the client mount with --mounts fuse3";
+        return Err(Error::new(ErrorKind::InvalidArgument, "serve", "--mounts bind", cause).into());
+    }
     let layout = Layout::create(&session.settings.root)?;
     let lock = ServeLock::take(&layout, &address)?;
     let mut settings = session.snapshotter_settings();
     settings.realm = Realm::containerd();
     let snapshotter = Arc::new(Snapshotter::open(settings)?);
+    snapshotter.drop_unused_points()?;
     let listener = passed.map_or_else(|| Listener::bind(&address), Ok)?;
     clean_up(&snapshotter);
     let settings = ServeSettings { hand_out: args.mounts, ..ServeSettings::default() };
