@@ -90,12 +90,12 @@ impl Call {
         let (request, key) = (*number, quoted(key));
         let milliseconds = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         match outcome {
-            Ok(_) => tracing::info!(request, call = name, key, milliseconds, "done"),
+            Ok(_) => tracing::info!(request, call = name, %key, milliseconds, "done"),
             // What is wrong with the store or the machine, and not with the request.
             Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Corrupt | ErrorKind::NoSpace) => {
-                tracing::error!(request, call = name, key, milliseconds, %error, "failed");
+                tracing::error!(request, call = name, %key, milliseconds, %error, "failed");
             }
-            Err(error) => tracing::info!(request, call = name, key, milliseconds, %error, "refused"),
+            Err(error) => tracing::info!(request, call = name, %key, milliseconds, %error, "refused"),
         }
     }
 }
