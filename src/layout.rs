@@ -54,6 +54,8 @@ pub enum Entry {
 pub enum MountEntry {
     /// Scratch space of the mount of this snapshot.
     Work(SnapshotId),
+    /// The mount point of this snapshot for clients.
+    Kept(SnapshotId),
     /// The mount point of a command that this process runs.
     Exec(ProcessMark),
     /// Nothing that is ever garbage.
@@ -181,7 +183,8 @@ impl Layout {
     pub fn mount_entry(name: &str) -> MountEntry {
         let work = || name.strip_prefix("work-").and_then(id).map(MountEntry::Work);
         let exec = || name.strip_prefix("exec-").and_then(maker_of).map(MountEntry::Exec);
-        work().or_else(exec).unwrap_or(MountEntry::Other)
+        let kept = || id(name).map(MountEntry::Kept);
+        work().or_else(exec).or_else(kept).unwrap_or(MountEntry::Other)
     }
 }
 
@@ -301,7 +304,8 @@ mod tests {
         assert_eq!(Layout::entry("new-0-4d2-1f-0"), Entry::Trial(None));
         assert_eq!(Layout::mount_entry(&by_this_process("exec")), MountEntry::Exec(own));
         assert_eq!(Layout::mount_entry("work-7"), MountEntry::Work(SnapshotId(7)));
-        for other in ["7", "empty", "work-", "work-07", "exec-4d2-1f-0", "exec-x-1-1-1-1", "exec-"] {
+        assert_eq!(Layout::mount_entry("7"), MountEntry::Kept(SnapshotId(7)));
+        for other in ["07", "empty", "work-", "work-07", "exec-4d2-1f-0", "exec-x-1-1-1-1", "exec-"] {
             assert_eq!(Layout::mount_entry(other), MountEntry::Other, "{other:?}");
         }
     }

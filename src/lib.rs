@@ -23,6 +23,7 @@ pub mod error;
 pub mod exec;
 pub mod fail;
 pub mod filter;
+pub mod grpc;
 pub mod idmapping;
 pub mod image;
 pub mod layout;

@@ -22,6 +22,9 @@ pub const MAX_NAME_BYTES: usize = 32 * 1024;
 /// Bytes that key and value of one label may have together, as in containerd.
 pub const MAX_LABEL_BYTES: usize = 4096;
 
+/// Bytes that the labels of one snapshot may have together: what is known of it is to fit a message.
+pub const MAX_LABELS_BYTES: usize = 1 << 20;
+
 /// Who a snapshot belongs to: a service sees and removes only its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Realm(String);
@@ -190,8 +193,14 @@ pub fn check_name(operation: &'static str, name: &str) -> Result<()> {
 /// Checks labels from outside, and drops those without a value.
 ///
 /// # Errors
-/// `InvalidArgument` if one is larger than [`MAX_LABEL_BYTES`] or has no key.
+/// `InvalidArgument` if one is larger than [`MAX_LABEL_BYTES`] or has no key, or if they are larger than
+/// [`MAX_LABELS_BYTES`] together.
 pub fn check_labels(operation: &'static str, labels: Labels) -> Result<Labels> {
+    let bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > MAX_LABELS_BYTES {
+        let cause = format!("labels have at most {MAX_LABELS_BYTES} bytes together, these have {bytes}");
+        return Err(Error::new(ErrorKind::InvalidArgument, operation, "labels", cause));
+    }
     for (key, value) in &labels {
         let invalid = |cause: String| {
             Error::new(ErrorKind::InvalidArgument, operation, format!("label {}", quoted(key)), cause)
@@ -248,5 +257,8 @@ mod tests {
         assert!(check_labels("update", of("a", &"x".repeat(MAX_LABEL_BYTES - 1))).is_ok());
         assert!(check_labels("update", of("a", &"x".repeat(MAX_LABEL_BYTES))).is_err());
         assert!(check_labels("update", of("", "x")).is_err());
+        let many = |count: usize| (0..count).map(|n| (format!("{n:08}"), "x".repeat(1016))).collect();
+        assert!(check_labels("update", many(MAX_LABELS_BYTES / 1024)).is_ok());
+        assert!(check_labels("update", many(MAX_LABELS_BYTES / 1024 + 1)).is_err());
     }
 }

@@ -23,7 +23,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import shutil
 import statistics
 import subprocess
@@ -313,7 +312,6 @@ def main(words):
     count = args.rounds or sizes.rounds
     work = args.work / f"plywood-layers-{os.getpid()}"
     work.mkdir(parents=True)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (65536, 65536))
     table, rng = Table(), random.Random(SEED)
     try:
         programs = Programs(work)

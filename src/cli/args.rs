@@ -6,6 +6,7 @@
 pub mod layers;
 
 use crate::config::KEYS;
+use crate::grpc::service::HandOut;
 use clap::{Args as Group, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -192,6 +193,13 @@ pub enum Command {
     /// Keep blobs, such as layers, and say which snapshot is made of which
     #[command(subcommand, after_help = "See the commands for the JSON that they print.")]
     Blob(Blob),
+    /// Serve the store to containerd or BuildKit, until SIGTERM
+    #[command(after_help = "\
+One daemon serves one store to one containerd: containerd removes every snapshot that it does not know. Snapshots that
+other commands make are another realm, which neither sees.
+A user without root serves inside of a user namespace with all of the user's ids, unless started in one already.
+JSON: nothing, the daemon prints nothing; it logs to standard error")]
+    Serve(Serve),
     /// Print the completions for a shell
     #[command(after_help = "JSON: nothing, the output is a script")]
     Completions(Completions),
@@ -331,6 +339,21 @@ pub struct Exec {
     /// Name of the machine that the command sees
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Group)]
+pub struct Serve {
+    /// Path of the socket, mode 0600 in a directory made 0700 if missing; default: that of the service manager
+    /// (LISTEN_FDS), else $XDG_RUNTIME_DIR/plywood/plywood.sock, for root /run/plywood/plywood.sock
+    #[arg(long, value_name = "SOCKET", value_hint = clap::ValueHint::FilePath)]
+    pub address: Option<String>,
+    /// Socket of the containerd that is served, for layers in and out
+    #[arg(long, value_name = "SOCKET", value_hint = clap::ValueHint::FilePath)]
+    pub containerd_address: Option<String>,
+    /// Who mounts snapshots of the backend fuse: plywood (bind), its client (fuse3), or whoever can (auto)
+    #[arg(long, value_name = "auto|bind|fuse3", value_parser = hand_out, default_value = "auto", hide_default_value = true)]
+    pub mounts: HandOut,
 }
 
 /// Arguments of `completions`.
@@ -485,6 +508,16 @@ pub struct FsRm {
     /// What is not there is no failure
     #[arg(short, long)]
     pub force: bool,
+}
+
+/// Reads who mounts.
+fn hand_out(text: &str) -> Result<HandOut, String> {
+    match text {
+        "auto" => Ok(HandOut::Auto),
+        "bind" => Ok(HandOut::Bind),
+        "fuse3" => Ok(HandOut::Fuse3),
+        _ => Err("must be auto, bind or fuse3".to_owned()),
+    }
 }
 
 /// Reads `NAME=VALUE`; the value may be empty and may hold more of `=`.

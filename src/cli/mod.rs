@@ -19,7 +19,7 @@ use args::{Args, Global};
 use clap::Parser;
 use exit::Code;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 /// Does what the words of the command line say; the first is the name of the program.
@@ -80,6 +80,10 @@ fn start_log(filter: &str) -> crate::error::Result<()> {
         Error::new(crate::error::ErrorKind::InvalidArgument, "configuration", "log", cause)
     })?;
     // Somebody else's log is as good.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .try_init();
     Ok(())
 }

@@ -39,6 +39,8 @@ impl Standing {
 pub fn touches(command: &Command) -> Touches {
     match command {
         Command::Prepare(_) | Command::View(_) => Touches::RowsOrCopies,
+        // What the daemon removes and measures has all ids of its user. (Clients in a user namespace that has them, too,
+        // read the layers; in the one of rootlesskit the daemon is root, and stays there.)
         Command::Commit(_)
         | Command::Rm(_)
         | Command::Usage(_)
@@ -48,7 +50,8 @@ pub fn touches(command: &Command) -> Touches {
         | Command::Export(_)
         | Command::Diff(_)
         | Command::Changes(_)
-        | Command::Apply(_) => Touches::Content,
+        | Command::Apply(_)
+        | Command::Serve(_) => Touches::Content,
         // Exec makes namespaces of its own, and needs another around it for the mounts only.
         Command::Exec(_) | Command::Mounts(_) => Touches::RowsOrLayers,
         Command::Mount(_)
@@ -85,7 +88,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// What is typed, and whether a plain user enters a namespace with the backends fuse, native and overlay.
-    const CASES: [(&str, bool, bool, bool); 26] = [
+    const CASES: [(&str, bool, bool, bool); 27] = [
         ("prepare a b", false, true, true),
         ("view a b", false, true, true),
         ("commit b a", true, true, true),
@@ -111,6 +114,7 @@ mod tests {
         ("apply a a.tar", true, true, true),
         ("blob ls", false, false, false),
         ("blob add x", false, false, false),
+        ("serve", true, true, true),
         ("completions bash", false, false, false),
     ];
 

@@ -49,6 +49,7 @@ impl Snapshotter {
             let chain = rows.chain(&record)?;
             Ok((record, chain))
         })?;
+        self.end_kept_before_commit(record.id)?;
         let usage = self.measure("commit", &record, &chain, progress)?;
         crate::fail::point("m.after_usage")?;
         self.backend.seal(record.id)?;
@@ -86,6 +87,10 @@ impl Snapshotter {
             return Err(failed);
         }
         crate::fail::point("m.after_commit")?;
+        // Somebody may have asked for its mounts meanwhile.
+        if let Err(failed) = self.end_kept_before_commit(record.id) {
+            tracing::warn!(name, error = %failed, "a mount of a committed snapshot stays");
+        }
         // An active snapshot that came back after a power cut would miss its scratch space.
         match self.store.settle("commit") {
             Ok(()) => self.backend.committed(record.id),

@@ -14,6 +14,7 @@
 mod blobs;
 mod commit;
 mod create;
+mod kept;
 mod layers;
 mod mounted;
 mod recover;
@@ -51,6 +52,7 @@ pub struct Snapshotter {
     settings: SnapshotterSettings,
     remover: remove::Remover,
     content: Arc<dyn ContentStore>,
+    turns: kept::Turns,
 }
 
 /// The directories that show the content of a snapshot without a mount.
@@ -78,7 +80,8 @@ impl Snapshotter {
         let remover = remove::Remover::new(&backend, settings.removal);
         let own = || Arc::new(OciLayout::new(layout.content_store())) as Arc<dyn ContentStore>;
         let content = settings.content.clone().unwrap_or_else(own);
-        let snapshotter = Snapshotter { layout, store, backend, settings, remover, content };
+        let turns = kept::Turns::default();
+        let snapshotter = Snapshotter { layout, store, backend, settings, remover, content, turns };
         snapshotter.recover();
         Ok(snapshotter)
     }
@@ -178,21 +181,37 @@ impl Snapshotter {
     pub fn walk(&self, filters: &Filters, mut each: impl FnMut(Info) -> Result<()>) -> Result<()> {
         let mut after = None;
         loop {
-            let (infos, next) = self.store.read("walk", |rows| {
-                let batch = rows.records(Some(self.realm()), after, WALK_BATCH)?;
-                let infos: Result<Vec<Info>> = batch.records.iter().map(|r| rows.info(r)).collect();
-                Ok((infos?, batch.next))
-            })?;
-            for info in infos {
-                if filters.matches(&info) {
-                    each(info)?;
-                }
-            }
+            let (infos, next) = self.page(filters, after, &())?;
+            infos.into_iter().try_for_each(&mut each)?;
             match next {
                 Some(id) => after = Some(id),
                 None => return Ok(()),
             }
         }
+    }
+
+    /// What the filters match among the next snapshots after the id `after`, and where to go on; nowhere at the end. For
+    /// those who cannot be called back.
+    ///
+    /// # Errors
+    /// `Cancelled`; those of the database.
+    pub fn page(
+        &self,
+        filters: &Filters,
+        after: Option<SnapshotId>,
+        progress: &dyn Progress,
+    ) -> Result<(Vec<Info>, Option<SnapshotId>)> {
+        let (mut infos, next) = self.store.read("walk", |rows| {
+            let batch = rows.records(Some(self.realm()), after, WALK_BATCH)?;
+            let infos: Result<Vec<Info>> = batch.records.iter().map(|r| rows.info(r)).collect();
+            Ok((infos?, batch.next))
+        })?;
+        let mut given_up = Ok(());
+        infos.retain(|info| {
+            given_up = crate::backend::go_on(progress, "walk");
+            given_up.is_ok() && filters.matches(info)
+        });
+        given_up.map(|()| (infos, next))
     }
 
     /// Every snapshot that the filters match.

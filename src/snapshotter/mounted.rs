@@ -7,8 +7,8 @@
 use super::Snapshotter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mounting::{self, Attached, Detach, How, Server, State};
-use crate::store::{MountHow, MountRow, NewMount, ProcessMark};
-use crate::types::{SnapshotId, check_name};
+use crate::store::{MountHow, MountRow, NewMount, ProcessMark, Record};
+use crate::types::{Mount, SnapshotId, check_name};
 use std::path::{Path, PathBuf};
 
 /// Where a snapshot is mounted.
@@ -30,14 +30,22 @@ impl Snapshotter {
         let (record, chain) = self.find_with_chain("mount", key)?;
         self.thaw_after_crash("mount", &record)?;
         let mounts = self.mounts_of("mount", &record, &chain)?;
+        self.attach(&record, &mounts, target)
+    }
+
+    /// Carries out the mounts of a snapshot, and records that.
+    ///
+    /// # Errors
+    /// Those of [`mounting::attach`]; `NotFound` if it was removed or committed meanwhile. Then nothing is mounted.
+    pub(super) fn attach(&self, record: &Record, mounts: &[Mount], target: &Path) -> Result<MountedAt> {
         let id = record.id;
-        let attached = mounting::attach(&mounts, target, &self.settings.mounting)?;
+        let attached = mounting::attach(mounts, target, &self.settings.mounting)?;
         let recorded = row_of(id, &attached).and_then(|row| {
             self.store.write("mount", |rows| {
                 // It may have been removed or committed meanwhile.
                 match rows.record(id)? {
                     Some(now) if now.kind == record.kind => {}
-                    _ => return Err(super::not_found("mount", key)),
+                    _ => return Err(super::not_found("mount", &record.name)),
                 }
                 rows.add_mount(&row.borrowed()).map(drop)
             })
@@ -202,7 +210,7 @@ fn end_unrecorded(target: &Path) -> Result<Vec<PathBuf>> {
 
 /// What became of a recorded mount. A server that is numbered in a namespace which cannot be seen from here is believed to
 /// run, and so is a mount in another namespace if this process does not see all processes of the machine.
-fn state_of(row: &MountRow) -> Result<State> {
+pub(super) fn state_of(row: &MountRow) -> Result<State> {
     let here = ProcessMark::current()?;
     if row.boot_id != here.boot_id {
         return Ok(State::Unmounted);
@@ -257,7 +265,7 @@ pub(super) fn is_held_by(row: &MountRow, process: &ProcessMark) -> bool {
 }
 
 /// True if the row says that a process works in the snapshot, and not where it is mounted: see [`Snapshotter::hold`].
-fn is_held(row: &MountRow) -> bool {
+pub(super) fn is_held(row: &MountRow) -> bool {
     row.target.as_os_str().is_empty()
 }
 
@@ -311,7 +319,7 @@ fn row_of(id: SnapshotId, attached: &Attached) -> Result<OwnedRow> {
     })
 }
 
-fn attached_of(row: &MountRow) -> Attached {
+pub(super) fn attached_of(row: &MountRow) -> Attached {
     Attached {
         target: row.target.clone(),
         mount_id: row.mount_id,

@@ -7,6 +7,7 @@
 //! | directory of an id without row | in prepare or view after the rename; in remove after the row | cleanup |
 //! | `rm-*` | while deleting | cleanup |
 //! | `mnt/work-ID` | never: it stays from a mount by a plain user | cleanup, once ID is not known |
+//! | `mnt/ID` | while mounting for clients | the start of the daemon; cleanup, once ID is not known |
 //! | `mnt/exec-*` | in exec | cleanup, unless its maker lives |
 //! | active snapshot that a process made for itself | in import | cleanup, unless that process lives |
 //! | pending row | in prepare or view that copies | open, cleanup |
@@ -195,6 +196,8 @@ impl Snapshotter {
             let is_unused = match entry {
                 // No id is used twice.
                 MountEntry::Work(id) => !rows.is_known(id)?,
+                // Rows of mounts go with the snapshot.
+                MountEntry::Kept(id) => !rows.is_known(id)?,
                 MountEntry::Exec(maker) => is_dead(&maker),
                 MountEntry::Other => false,
             };
@@ -230,7 +233,7 @@ impl Snapshotter {
 }
 
 /// What is in a directory, with the names that are text.
-fn list(dir: &Path) -> Result<Vec<(PathBuf, Option<String>)>> {
+pub(super) fn list(dir: &Path) -> Result<Vec<(PathBuf, Option<String>)>> {
     let failed = |e| Error::io("list store", dir.display().to_string(), e);
     let mut all = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed)? {
@@ -245,7 +248,7 @@ fn drop_unused(path: &Path, entry: MountEntry) -> Result<()> {
     match entry {
         MountEntry::Work(_) => delete_tree(path),
         // It is empty, and what could be mounted on it is not ours to delete.
-        MountEntry::Exec(_) => match std::fs::remove_dir(path) {
+        MountEntry::Kept(_) | MountEntry::Exec(_) => match std::fs::remove_dir(path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::io("remove", path.display().to_string(), e))
             }

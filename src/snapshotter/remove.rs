@@ -120,6 +120,7 @@ impl Snapshotter {
     /// [`Snapshotter::mount`].
     pub fn remove(&self, key: &str) -> Result<()> {
         check_name("remove", key)?;
+        self.end_kept_of(key)?;
         self.forget_dead_mounts_of(key)?;
         let process = ProcessMark::current()?;
         let removed = self.store.write("remove", |rows| {

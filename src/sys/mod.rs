@@ -1,6 +1,7 @@
-//! System calls that are not about files in a layer: mounts, btrfs, user namespaces. The only `unsafe` of this crate
+//! System calls that are not about files in a layer: mounts, btrfs, user namespaces, service managers. The only `unsafe` of this crate
 //! is below here.
 
+pub mod activation;
 pub mod attach;
 pub mod btrfs;
 pub mod child;

@@ -326,6 +326,11 @@ pub fn should_reenter() -> bool {
     Privilege::current() == Privilege::User && std::env::var_os(MARK).is_none()
 }
 
+/// True in a process that [`reenter`] has started.
+pub fn was_reentered() -> bool {
+    std::env::var_os(MARK).is_some()
+}
+
 /// Runs this program again with `args` (the first is its name), as root of a new user namespace with all ids that this
 /// user may have and a mount namespace of its own, and returns its exit code; 128 and the number if a signal ended it.
 ///

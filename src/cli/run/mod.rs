@@ -9,6 +9,7 @@ mod layers;
 mod look;
 mod mount;
 mod remove;
+mod serve;
 
 use super::args::{Args, Command};
 use super::exit::Code;
@@ -99,6 +100,7 @@ pub fn run(args: Args, settings: Settings, words: Vec<OsString>) -> Outcome {
         Command::Apply(args) => layers::apply(&session, &args),
         Command::Fs(args) => files::run(&session, args),
         Command::Blob(args) => blob::run(&session, args),
+        Command::Serve(args) => serve::serve(&session, &args),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Args::command(), "plywood", &mut script);

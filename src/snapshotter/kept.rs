@@ -1,0 +1,184 @@
+//! FUSE mounts that plywood keeps itself, for clients that are given a bind mount of them.
+//!
+//! The mount of snapshot ID is at `mnt/ID`, served by a process that outlives this one, and recorded like any other.
+//! It is made when somebody asks for the mounts of the snapshot, again if it is gone by then, and ended when the
+//! snapshot is committed or removed. Clients that still have a bind mount of it keep their file system until they
+//! unmount it: only the name goes.
+//!
+//! The directory is there only while something is mounted: whoever comes with an old answer meets an error, and does not
+//! write beside the snapshot. A crash leaves a mount without a row, which the next one ends before it mounts; or an empty
+//! directory, which [`Snapshotter::drop_unused_points`] removes when the next daemon starts, or `cleanup` once the
+//! snapshot is gone.
+
+use super::Snapshotter;
+use super::mounted::{attached_of, is_held, state_of};
+use crate::backend::stacked;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layout::{Layout, MountEntry};
+use crate::mounting::{self, Detach, State};
+use crate::store::{MountRow, Record};
+use crate::types::{Mount, SnapshotId, check_name, quoted};
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long a commit waits for the server to end, so that everything is written. It takes that long only if a client
+/// still has it mounted; then it was synced before.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whose mounts are being made or ended: one at a time for each snapshot. No transaction is open while one waits.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    taken: Mutex<HashSet<SnapshotId>>,
+    freed: Condvar,
+}
+
+struct Turn<'a>(&'a Turns, SnapshotId);
+
+impl Turns {
+    fn take(&self, id: SnapshotId) -> Turn<'_> {
+        let mut taken = self.taken.lock();
+        while !taken.insert(id) {
+            self.freed.wait(&mut taken);
+        }
+        Turn(self, id)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.taken.lock().remove(&self.1);
+        self.0.freed.notify_all();
+    }
+}
+
+impl Snapshotter {
+    /// The mounts that show an active snapshot or a view to somebody in this mount namespace, with nothing left to do but
+    /// to bind: FUSE is mounted here, and stays until the snapshot is committed or removed.
+    ///
+    /// # Errors
+    /// Those of [`Snapshotter::mounts`] and of [`mounting::attach`]; `Busy` if it is mounted where this process cannot
+    /// see it.
+    pub fn mounts_kept(&self, key: &str) -> Result<Vec<Mount>> {
+        check_name("mounts", key)?;
+        let (record, chain) = self.find_with_chain("mounts", key)?;
+        self.thaw_after_crash("mounts", &record)?;
+        let mounts = self.mounts_of("mounts", &record, &chain)?;
+        if !mounts.iter().all(|mount| mount.kind.starts_with("fuse3.")) {
+            return Ok(mounts);
+        }
+        let point = self.layout.mount_point(record.id);
+        let _turn = self.turns.take(record.id);
+        self.keep(&record, &mounts, &point).map_err(|e| e.during("mounts", quoted(key)))?;
+        Ok(stacked::bind(&point, record.kind, Vec::new()))
+    }
+
+    fn keep(&self, record: &Record, mounts: &[Mount], point: &Path) -> Result<()> {
+        for row in self.rows_at("mounts", record.id, point)? {
+            match state_of(&row)? {
+                State::Mounted => return Ok(()),
+                State::Covered | State::Elsewhere => {
+                    let cause = "it is mounted in another mount namespace, or something is mounted over it: end that first";
+                    return Err(Error::new(ErrorKind::Busy, "mounts", point.display().to_string(), cause));
+                }
+                State::Dead => {
+                    tracing::warn!(target = %point.display(), "the server of a mount is gone: it is mounted again");
+                    mounting::detach(point, None, Detach::Lazy)?;
+                }
+                State::Unmounted => {}
+            }
+            self.store.write("mounts", |rows| rows.remove_mount(&row).map(drop))?;
+        }
+        // One that a crash has left unrecorded: nobody was ever told of it.
+        mounting::detach(point, None, Detach::Lazy)?;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(point);
+        made.map_err(|e| Error::io("mounts", point.display().to_string(), e))?;
+        self.attach(record, mounts, point).map(drop).inspect_err(|_| remove_point(point))
+    }
+
+    /// Ends the mount that is kept of a snapshot, if there is one, after everything is written.
+    pub(super) fn end_kept(&self, operation: &'static str, id: SnapshotId, patience: Duration) -> Result<()> {
+        let point = self.layout.mount_point(id);
+        if self.rows_at(operation, id, &point)?.is_empty() {
+            return Ok(());
+        }
+        let _turn = self.turns.take(id);
+        for row in self.rows_at(operation, id, &point)? {
+            match state_of(&row)? {
+                State::Mounted if patience.is_zero() => mounting::detach(&point, None, Detach::Lazy)?,
+                State::Mounted => {
+                    sync(&point).map_err(|e| Error::io(operation, point.display().to_string(), e))?;
+                    mounting::detach(&point, None, Detach::Lazy)?;
+                    if let Some(server) = attached_of(&row).server {
+                        server.wait_for_end(patience);
+                    }
+                }
+                State::Dead => mounting::detach(&point, None, Detach::Lazy)?,
+                State::Unmounted => {}
+                // Not to be ended from here: whoever asked for the snapshot is told where it is mounted.
+                State::Covered | State::Elsewhere => continue,
+            }
+            remove_point(&point);
+            self.store.write(operation, |rows| rows.remove_mount(&row).map(drop))?;
+        }
+        Ok(())
+    }
+
+    /// The same for a snapshot that is to be removed: nothing of it has to be written.
+    pub(super) fn end_kept_of(&self, key: &str) -> Result<()> {
+        match self.store.read("remove", |rows| rows.id(self.realm(), key))? {
+            Some(id) => self.end_kept("remove", id, Duration::ZERO),
+            None => Ok(()),
+        }
+    }
+
+    /// The same for one that is to be committed.
+    pub(super) fn end_kept_before_commit(&self, id: SnapshotId) -> Result<()> {
+        self.end_kept("commit", id, END_PATIENCE)
+    }
+
+    /// Removes the mount points at which nothing is mounted: after a crash, or a new start of the machine. To be called
+    /// before anybody can ask for mounts, by who keeps them.
+    ///
+    /// # Errors
+    /// Those of the database, and of listing the store.
+    pub fn drop_unused_points(&self) -> Result<()> {
+        let rows = self.store.read("open store", |rows| rows.all_mounts())?;
+        let used: HashSet<&Path> = rows.iter().map(|row| row.target.as_path()).collect();
+        for (path, name) in super::recover::list(&self.layout.mounts())? {
+            let entry = name.as_deref().map(Layout::mount_entry);
+            if matches!(entry, Some(MountEntry::Kept(_))) && !used.contains(path.as_path()) {
+                if let Err(error) = mounting::detach(&path, None, Detach::Lazy) {
+                    tracing::warn!(target = %path.display(), %error, "a mount that nobody knows stays");
+                }
+                remove_point(&path);
+            }
+        }
+        Ok(())
+    }
+
+    fn rows_at(&self, operation: &'static str, id: SnapshotId, point: &Path) -> Result<Vec<MountRow>> {
+        let rows = self.store.read(operation, |rows| rows.mounts_of(id))?;
+        Ok(rows.into_iter().filter(|row| !is_held(row) && row.target == point).collect())
+    }
+}
+
+fn sync(point: &Path) -> io::Result<()> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let root = rustix::fs::open(point, flags, rustix::fs::Mode::empty())?;
+    Ok(rustix::fs::syncfs(&root)?)
+}
+
+/// Only an empty directory goes.
+fn remove_point(point: &Path) {
+    match fs::remove_dir(point) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(target = %point.display(), %error, "a mount point stays");
+        }
+        _ => {}
+    }
+}
