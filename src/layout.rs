@@ -15,6 +15,7 @@
 //!   mnt/7               mount points that plywood keeps itself
 //!     work-7/           scratch space of the mount of a full copy: garbage when the snapshot is gone
 //!     exec-MAKER/       mount point of a command: garbage when its maker is gone
+//!     look-MAKER/       mount point of what a client brings: garbage when its maker is gone
 //! ```
 //!
 //! Keys and names never become path components: only ids do, and MAKER: a process and a count, in hex.
@@ -58,6 +59,8 @@ pub enum MountEntry {
     Kept(SnapshotId),
     /// The mount point of a command that this process runs.
     Exec(ProcessMark),
+    /// A mount point of this process for what a client brings.
+    Look(ProcessMark),
     /// Nothing that is ever garbage.
     Other,
 }
@@ -183,8 +186,9 @@ impl Layout {
     pub fn mount_entry(name: &str) -> MountEntry {
         let work = || name.strip_prefix("work-").and_then(id).map(MountEntry::Work);
         let exec = || name.strip_prefix("exec-").and_then(maker_of).map(MountEntry::Exec);
+        let look = || name.strip_prefix("look-").and_then(maker_of).map(MountEntry::Look);
         let kept = || id(name).map(MountEntry::Kept);
-        work().or_else(exec).or_else(kept).unwrap_or(MountEntry::Other)
+        work().or_else(exec).or_else(look).or_else(kept).unwrap_or(MountEntry::Other)
     }
 }
 

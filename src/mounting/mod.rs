@@ -8,6 +8,7 @@
 //! - `plan`: what to do, a pure function of mount and privilege.
 //! - `server`: the life of a server.
 //! - `state`: what became of a recorded mount.
+//! - `temporary`: mounts that end when nobody looks any more.
 //!
 //! A failure leaves nothing mounted and no process. A crash between mount and record leaves a mount that nobody knows:
 //! it is in `/proc/mounts`, and [`detach`] ends it by its path.
@@ -15,6 +16,7 @@
 pub mod plan;
 pub mod server;
 mod state;
+pub mod temporary;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::attach::{self as kernel, MountFlags};

@@ -219,7 +219,7 @@ fn is_read_only(options: &[String]) -> bool {
 }
 
 /// Takes the layers out of the options; a backslash keeps the colon behind it.
-fn split_lowers(options: Vec<String>) -> (Vec<String>, Vec<String>) {
+pub(crate) fn split_lowers(options: Vec<String>) -> (Vec<String>, Vec<String>) {
     let mut lowers = Vec::new();
     let mut rest = Vec::new();
     for option in options {

@@ -102,11 +102,46 @@ impl Snapshotter {
 
     /// Ends the mount that is kept of a snapshot, if there is one, after everything is written.
     pub(super) fn end_kept(&self, operation: &'static str, id: SnapshotId, patience: Duration) -> Result<()> {
-        let point = self.layout.mount_point(id);
-        if self.rows_at(operation, id, &point)?.is_empty() {
+        if self.rows_at(operation, id, &self.layout.mount_point(id))?.is_empty() {
             return Ok(());
         }
         let _turn = self.turns.take(id);
+        self.end_kept_locked(operation, id, patience).map(drop)
+    }
+
+    /// Does something to a snapshot while nothing of ours shows it. A mount that is kept of it is there again afterwards,
+    /// as whoever was told of it may count on it.
+    pub(super) fn without_kept<T>(&self, key: &str, id: SnapshotId, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _turn = self.turns.take(id);
+        let was_kept = self.end_kept_locked("apply", id, END_PATIENCE)?;
+        let done = work();
+        if was_kept {
+            let again = self.find_with_chain("mounts", key).and_then(|(record, chain)| {
+                let mounts = self.mounts_of("mounts", &record, &chain)?;
+                self.keep(&record, &mounts, &self.layout.mount_point(id))
+            });
+            if let Err(error) = again {
+                tracing::warn!(key, %error, "a mount is made again only when somebody asks for it");
+            }
+        }
+        done
+    }
+
+    /// Writes what is still on its way to a mount that is kept of a snapshot.
+    pub(super) fn sync_kept(&self, id: SnapshotId) -> Result<()> {
+        let point = self.layout.mount_point(id);
+        for row in self.rows_at("sync", id, &point)? {
+            if state_of(&row)? == State::Mounted {
+                sync(&point).map_err(|e| Error::io("sync", point.display().to_string(), e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True if there was one.
+    fn end_kept_locked(&self, operation: &'static str, id: SnapshotId, patience: Duration) -> Result<bool> {
+        let point = self.layout.mount_point(id);
+        let mut ended = false;
         for row in self.rows_at(operation, id, &point)? {
             match state_of(&row)? {
                 State::Mounted if patience.is_zero() => mounting::detach(&point, None, Detach::Lazy)?,
@@ -124,8 +159,9 @@ impl Snapshotter {
             }
             remove_point(&point);
             self.store.write(operation, |rows| rows.remove_mount(&row).map(drop))?;
+            ended = true;
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// The same for a snapshot that is to be removed: nothing of it has to be written.
@@ -167,7 +203,7 @@ impl Snapshotter {
     }
 }
 
-fn sync(point: &Path) -> io::Result<()> {
+pub(super) fn sync(point: &Path) -> io::Result<()> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let root = rustix::fs::open(point, flags, rustix::fs::Mode::empty())?;
     Ok(rustix::fs::syncfs(&root)?)

@@ -9,15 +9,19 @@ use super::{LayerPaths, Snapshotter};
 use crate::apply::{self, Below, DirTarget, OverlayTarget, SameOwner};
 use crate::archive::{Limits, Reader, Writer};
 use crate::backend::Progress;
+use crate::backend::delete::delete_at;
 use crate::compress::{
     Compression, Decoder, Encoder, Hasher, HashingReader, HashingWriter, ReadAhead, decoder,
 };
 use crate::diff::{self, Change, DiffOptions, Tree};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Digest, MountRow, ProcessMark, Record};
-use crate::types::{SnapshotKind, check_name, quoted};
+use crate::types::{SnapshotId, SnapshotKind, check_name, quoted};
 use plywood_fuse::sys::process::effective_uid;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 /// A layer that was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +65,26 @@ struct Opened {
     process: ProcessMark,
 }
 
+/// What a layer is applied to.
+pub(super) enum Onto {
+    /// The snapshot as it is; `Below` counts for one that has no parent.
+    Snapshot(Below),
+    /// A snapshot without a parent, as the lowest layer of all: it will not get one.
+    Lowest,
+    /// A snapshot without a parent that holds a part of the layer, on top of these directories, which it will be put on.
+    Again(Vec<PathBuf>),
+}
+
+impl Onto {
+    fn below(&self) -> Below {
+        match self {
+            Onto::Snapshot(below) => *below,
+            Onto::Lowest => Below::Nothing,
+            Onto::Again(_) => Below::Unknown,
+        }
+    }
+}
+
 impl Snapshotter {
     /// Unpacks a layer, compressed or not, into an active snapshot.
     ///
@@ -76,10 +100,23 @@ impl Snapshotter {
         progress: &dyn Progress,
     ) -> Result<Layered<R>> {
         check_name("apply", key)?;
+        self.apply_onto(key, None, layer, &Onto::Snapshot(below), progress)
+    }
+
+    /// The same, if the key is that of the snapshot `expected`.
+    pub(super) fn apply_onto<R: Read + Send + 'static>(
+        &self,
+        key: &str,
+        expected: Option<SnapshotId>,
+        layer: R,
+        onto: &Onto,
+        progress: &dyn Progress,
+    ) -> Result<Layered<R>> {
         // What cannot be read at all changes nothing.
         let stream = decoder(layer).map_err(of_outside)?;
-        let opened = self.begin_layer(key)?;
-        let applied = self.apply_opened(&opened, stream, below, progress);
+        let opened = self.begin_layer(key, expected, onto)?;
+        let applied =
+            read_layer(stream, |reader| self.apply_members(&opened, reader, onto, progress));
         let whole = matches!(&applied, Ok(Layered::Applied(..)));
         self.end_layer(&opened, whole)?;
         applied.map_err(|e| {
@@ -89,47 +126,29 @@ impl Snapshotter {
         })
     }
 
-    fn apply_opened<R: Read + Send + 'static>(
-        &self,
-        opened: &Opened,
-        stream: ReadAhead<Decoder<R>>,
-        below: Below,
-        progress: &dyn Progress,
-    ) -> Result<Layered<R>> {
-        let stream = HashingReader::new(stream, Hasher::in_thread());
-        let mut reader = Reader::new(stream, Limits::default());
-        let outcome = self.apply_members(opened, &mut reader, below, progress)?;
-        let applied = match outcome {
-            apply::Outcome::Applied(applied) => applied,
-            apply::Outcome::NeedsLower(why) => {
-                tracing::debug!(why, "a layer needs those below");
-                return Ok(Layered::NeedsLower);
-            }
-        };
-        // What stands behind the end of the archive counts for its digest.
-        let (stream, diff_id, size_bytes) = reader.finish()?.finish()?;
-        let decoder = stream.into_inner()?;
-        let compression = decoder.compression();
-        let layer = AppliedLayer { diff_id, size_bytes, compression, applied };
-        Ok(Layered::Applied(layer, decoder.into_inner()))
-    }
-
     fn apply_members(
         &self,
         opened: &Opened,
         reader: &mut dyn apply::Source,
-        below: Below,
+        onto: &Onto,
         progress: &dyn Progress,
     ) -> Result<apply::Outcome> {
-        match (&opened.paths.upper, self.backend.upper(opened.record.id)) {
+        let (id, below) = (opened.record.id, onto.below());
+        match (&opened.paths.upper, self.backend.upper(id)) {
             // Changes are kept apart from the layers below.
             (Some((upper, work)), _) => {
                 let mut target = OverlayTarget::open(&opened.paths.lowers, upper, work)?;
                 apply::apply(reader, &mut target, progress)
             }
-            // A layer by itself, which others will be stacked upon, or which will be stacked.
             (None, Some(upper)) => {
-                let mut target = DirTarget::layer(&upper, &self.layout.work(opened.record.id), below)?;
+                let work = self.layout.work(id);
+                if let Onto::Again(lowers) = onto {
+                    clear(&upper)?;
+                    let mut target = OverlayTarget::open(lowers, &upper, &work)?;
+                    return apply::apply(reader, &mut target, progress);
+                }
+                // A layer by itself, which others will be stacked upon, or which will be stacked.
+                let mut target = DirTarget::layer(&upper, &work, below)?;
                 apply::apply(reader, &mut target, progress)
             }
             (None, None) => {
@@ -142,20 +161,21 @@ impl Snapshotter {
                         "it has no directory",
                     )
                 };
-                let same_owner = if effective_uid() == 0 { SameOwner::Keep } else { SameOwner::IfPossible };
-                let mut target = DirTarget::plain(root.ok_or_else(missing)?, same_owner)?;
-                apply::apply(reader, &mut target, progress)
+                apply_to_tree(root.ok_or_else(missing)?, reader, progress)
             }
         }
     }
 
     /// Marks a snapshot as incomplete, and holds it.
-    fn begin_layer(&self, key: &str) -> Result<Opened> {
+    fn begin_layer(&self, key: &str, expected: Option<SnapshotId>, onto: &Onto) -> Result<Opened> {
         let process = ProcessMark::current()?;
         self.forget_dead_mounts_of(key)?;
         let record = self.store.write("apply", |rows| {
             let record = rows.find(self.realm(), key)?;
             let refuse = |kind, cause: String| Err(Error::new(kind, "apply", quoted(key), cause));
+            if expected.is_some_and(|id| id != record.id) {
+                return refuse(ErrorKind::Aborted, "it was removed and made anew meanwhile: try again".to_owned());
+            }
             if record.kind != SnapshotKind::Active {
                 let cause = format!(
                     "it is {}, and only active snapshots are changed: prepare one",
@@ -167,14 +187,15 @@ impl Snapshotter {
             if let Some(row) = rows.mounts_of(record.id)?.iter().find(|row| !ours(row)) {
                 return refuse(ErrorKind::Busy, in_use(row));
             }
-            if record.flags & Record::INCOMPLETE != 0 {
+            if record.flags & Record::INCOMPLETE != 0 && !matches!(onto, Onto::Again(_)) {
                 let cause = "another layer was not applied to it whole: remove it, and begin again";
                 return refuse(ErrorKind::FailedPrecondition, cause.to_owned());
             }
             if record.flags & Record::TRANSIENT == 0 {
                 rows.add_mount(&hold_row(record.id, process))?;
             }
-            rows.set_flags(record.id, record.flags | Record::INCOMPLETE)
+            let lowest = if matches!(onto, Onto::Lowest) { Record::LOWEST } else { 0 };
+            rows.set_flags(record.id, record.flags | Record::INCOMPLETE | lowest)
         })?;
         crate::fail::point("l.after_begin")?;
         self.thaw_after_crash("apply", &record)?;
@@ -246,28 +267,79 @@ impl Snapshotter {
         options: &DiffOptions,
         progress: &dyn Progress,
     ) -> Result<(PackedLayer, W)> {
-        let (base, new) = self.trees("diff", key, base)?;
-        let out = HashingWriter::new(out, Hasher::in_thread());
-        let pack = || {
-            if compression == Compression::None {
-                let mut writer = Writer::new(out);
-                let written = diff::write_layer(&base, &new, &mut writer, options, progress)?;
-                let (out, digest, size_bytes) = writer.finish()?.finish()?;
-                let diff_id = digest.clone();
-                return Ok((PackedLayer { digest, size_bytes, diff_id, entries: written.entries }, out));
-            }
-            let encoder = Encoder::new(out, compression, None, 0)?;
-            let mut writer = Writer::new(HashingWriter::new(encoder, Hasher::in_thread()));
-            let written = diff::write_layer(&base, &new, &mut writer, options, progress)?;
-            let (encoder, diff_id, _) = writer.finish()?.finish()?;
-            let (out, digest, size_bytes) = encoder.finish()?.finish()?;
-            Ok((PackedLayer { digest, size_bytes, diff_id, entries: written.entries }, out))
-        };
-        pack().map_err(|e: Error| e.during("diff", quoted(key)))
+        let trees = self.trees("diff", key, base)?;
+        pack_trees(&trees, out, compression, options, progress).map_err(|e| e.during("diff", quoted(key)))
     }
 }
 
+/// Packs what turns the first tree into the second one.
+pub(super) fn pack_trees<W: Write>(
+    (base, new): &(Tree, Tree),
+    out: W,
+    compression: Compression,
+    options: &DiffOptions,
+    progress: &dyn Progress,
+) -> Result<(PackedLayer, W)> {
+    let out = HashingWriter::new(out, Hasher::in_thread());
+    if compression == Compression::None {
+        let mut writer = Writer::new(out);
+        let written = diff::write_layer(base, new, &mut writer, options, progress)?;
+        let (out, digest, size_bytes) = writer.finish()?.finish()?;
+        let diff_id = digest.clone();
+        return Ok((PackedLayer { digest, size_bytes, diff_id, entries: written.entries }, out));
+    }
+    let encoder = Encoder::new(out, compression, None, 0)?;
+    let mut writer = Writer::new(HashingWriter::new(encoder, Hasher::in_thread()));
+    let written = diff::write_layer(base, new, &mut writer, options, progress)?;
+    let (encoder, diff_id, _) = writer.finish()?.finish()?;
+    let (out, digest, size_bytes) = encoder.finish()?.finish()?;
+    Ok((PackedLayer { digest, size_bytes, diff_id, entries: written.entries }, out))
+}
+
+/// Reads a layer to its end, and has its members applied.
+pub(super) fn read_layer<R: Read + Send + 'static>(
+    stream: ReadAhead<Decoder<R>>,
+    apply: impl FnOnce(&mut dyn apply::Source) -> Result<apply::Outcome>,
+) -> Result<Layered<R>> {
+    let stream = HashingReader::new(stream, Hasher::in_thread());
+    let mut reader = Reader::new(stream, Limits::default());
+    let applied = match apply(&mut reader)? {
+        apply::Outcome::Applied(applied) => applied,
+        apply::Outcome::NeedsLower(why) => {
+            tracing::debug!(why, "a layer needs those below");
+            return Ok(Layered::NeedsLower);
+        }
+    };
+    // What stands behind the end of the archive counts for its digest.
+    let (stream, diff_id, size_bytes) = reader.finish()?.finish()?;
+    let decoder = stream.into_inner()?;
+    let compression = decoder.compression();
+    let layer = AppliedLayer { diff_id, size_bytes, compression, applied };
+    Ok(Layered::Applied(layer, decoder.into_inner()))
+}
+
+/// Applies members to a directory that is a whole tree.
+pub(super) fn apply_to_tree(
+    root: &Path,
+    reader: &mut dyn apply::Source,
+    progress: &dyn Progress,
+) -> Result<apply::Outcome> {
+    let same_owner = if effective_uid() == 0 { SameOwner::Keep } else { SameOwner::IfPossible };
+    let mut target = DirTarget::plain(root, same_owner)?;
+    apply::apply(reader, &mut target, progress)
+}
+
+/// Empties a directory.
+fn clear(dir: &Path) -> Result<()> {
+    let failed = |e| Error::io("clear", dir.display().to_string(), e);
+    let root = std::fs::File::open(dir).map_err(failed)?;
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        delete_at(root.as_fd(), entry.map_err(failed)?.file_name().as_bytes())?;
+    }
+    Ok(())
+}
+
 /// What is wrong with a layer is no fault of the store.
-fn of_outside(error: Error) -> Error {
+pub(super) fn of_outside(error: Error) -> Error {
     if error.kind() == ErrorKind::Corrupt { error.as_kind(ErrorKind::InvalidArgument) } else { error }
 }

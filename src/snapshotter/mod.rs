@@ -14,6 +14,7 @@
 mod blobs;
 mod commit;
 mod create;
+mod handed;
 mod kept;
 mod layers;
 mod mounted;
@@ -22,6 +23,7 @@ mod remove;
 mod settings;
 
 pub use blobs::{IMAGE_LABELS, UNUSED_GRACE};
+pub use handed::Durability;
 pub use layers::{AppliedLayer, Layered, PackedLayer};
 pub use mounted::MountedAt;
 pub use recover::{CheckReport, CleanupReport, Repair};

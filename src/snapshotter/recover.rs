@@ -9,6 +9,7 @@
 //! | `mnt/work-ID` | never: it stays from a mount by a plain user | cleanup, once ID is not known |
 //! | `mnt/ID` | while mounting for clients | the start of the daemon; cleanup, once ID is not known |
 //! | `mnt/exec-*` | in exec | cleanup, unless its maker lives |
+//! | `mnt/look-*`, perhaps with a mount | while a client's mounts are looked at | cleanup, unless its maker lives |
 //! | active snapshot that a process made for itself | in import | cleanup, unless that process lives |
 //! | pending row | in prepare or view that copies | open, cleanup |
 //! | frozen active snapshot | in commit, before the row | the next call for its mounts |
@@ -198,7 +199,7 @@ impl Snapshotter {
                 MountEntry::Work(id) => !rows.is_known(id)?,
                 // Rows of mounts go with the snapshot.
                 MountEntry::Kept(id) => !rows.is_known(id)?,
-                MountEntry::Exec(maker) => is_dead(&maker),
+                MountEntry::Exec(maker) | MountEntry::Look(maker) => is_dead(&maker),
                 MountEntry::Other => false,
             };
             if is_unused {
@@ -247,14 +248,22 @@ pub(super) fn list(dir: &Path) -> Result<Vec<(PathBuf, Option<String>)>> {
 fn drop_unused(path: &Path, entry: MountEntry) -> Result<()> {
     match entry {
         MountEntry::Work(_) => delete_tree(path),
-        // It is empty, and what could be mounted on it is not ours to delete.
-        MountEntry::Kept(_) | MountEntry::Exec(_) => match std::fs::remove_dir(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove", path.display().to_string(), e))
-            }
-            _ => Ok(()),
-        },
+        MountEntry::Look(_) => {
+            mounting::detach(path, None, Detach::Lazy)?;
+            remove_empty(path)
+        }
+        // What could be mounted on it is not ours to end.
+        MountEntry::Kept(_) | MountEntry::Exec(_) => remove_empty(path),
         MountEntry::Other => Ok(()),
+    }
+}
+
+fn remove_empty(path: &Path) -> Result<()> {
+    match std::fs::remove_dir(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path.display().to_string(), e))
+        }
+        _ => Ok(()),
     }
 }
 

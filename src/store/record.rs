@@ -41,6 +41,9 @@ impl Record {
     /// It was made by a process for itself: garbage once nobody works in it any more.
     pub const TRANSIENT: u32 = 4;
 
+    /// A layer was applied to it as the lowest one, without marks of what it removes: it cannot be put on others.
+    pub const LOWEST: u32 = 8;
+
     /// The version of its bytes.
     const VERSION: u8 = 1;
 

@@ -170,6 +170,11 @@ impl<'t> Writer<'t> {
             let cause = format!("its parent is {} and cannot become {}", quoted(&present), quoted(name));
             return refuse(ErrorKind::InvalidArgument, cause);
         }
+        if record.flags & Record::LOWEST != 0 {
+            let cause = "its layer was applied as the lowest one, since nothing said that it gets a parent (label \
+                         containerd.io/snapshot/parent-chain-id): prepare it from the parent";
+            return refuse(ErrorKind::FailedPrecondition, cause.to_owned());
+        }
         let parent = self.find_parent(commit.realm, name, commit.key)?;
         if parent.kind != SnapshotKind::Committed {
             let cause = format!("parent {} is not committed", quoted(name));
