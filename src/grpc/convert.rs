@@ -49,6 +49,22 @@ pub fn mounts(mounts: Vec<Mount>) -> Vec<WireMount> {
     mounts.into_iter().map(one).collect()
 }
 
+/// Mounts that a caller brings.
+///
+/// # Errors
+/// `Unsupported` for those that are to be mounted below another one: whoever asked has somebody else to ask.
+pub fn mounts_of(operation: &'static str, mounts: Vec<WireMount>) -> Result<Vec<Mount>> {
+    let one = |mount: WireMount| {
+        let WireMount { r#type: kind, source, target, options } = mount;
+        if target.is_empty() {
+            return Ok(Mount { kind, source, options });
+        }
+        let cause = "mounts below other mounts are not carried out here";
+        Err(Error::new(ErrorKind::Unsupported, operation, crate::types::quoted(&target), cause))
+    };
+    mounts.into_iter().map(one).collect()
+}
+
 /// What is known of a snapshot.
 pub fn info(info: Info) -> wire::Info {
     wire::Info {

@@ -3,15 +3,20 @@
 //! To stop is in this order: nobody new is let in, and the socket goes; those who wait for an answer get it, for as long
 //! as [`DRAIN`]; what still goes on is told to give up; then the store is closed. Mounts stay, with their servers.
 
+use super::content::Containerd;
+use super::diff::{self, Layers};
 use super::health::Healthy;
 use super::listen::Listener;
+use super::proto::containerd::services::diff::v1::diff_server::DiffServer;
 use super::proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
 use super::proto::grpc::health::v1::health_server::HealthServer;
 use super::service::{HandOut, MAX_BLOCKING, Service};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshotter::Snapshotter;
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -48,11 +53,13 @@ pub struct ServeSettings {
     pub hand_out: HandOut,
     /// How long those who wait for an answer may keep a stopping daemon.
     pub drain: Duration,
+    /// The socket of the containerd that is served, for layers in and out.
+    pub containerd: Option<PathBuf>,
 }
 
 impl Default for ServeSettings {
     fn default() -> Self {
-        ServeSettings { hand_out: HandOut::default(), drain: DRAIN }
+        ServeSettings { hand_out: HandOut::default(), drain: DRAIN, containerd: None }
     }
 }
 
@@ -98,7 +105,7 @@ pub fn serve(
     let failed = |e| Error::io("serve", "", e);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CARRIERS)
-        .max_blocking_threads(MAX_BLOCKING)
+        .max_blocking_threads(MAX_BLOCKING + diff::MAX_BLOCKING)
         .thread_name("serve")
         .enable_all()
         .build()
@@ -116,11 +123,17 @@ async fn answer(
     stop: &Stop,
     ready: impl FnOnce(),
 ) -> Result<()> {
-    let snapshots = SnapshotsServer::new(Service::new(Arc::clone(snapshotter), settings.hand_out))
+    let requests = Arc::new(AtomicU64::new(1));
+    let service = Service::new(Arc::clone(snapshotter), settings.hand_out, Arc::clone(&requests));
+    let snapshots = SnapshotsServer::new(service)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let containerd = settings.containerd.as_deref().map(Containerd::at).transpose()?;
+    let layers = DiffServer::new(Layers::new(Arc::clone(snapshotter), containerd, requests))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let health = HealthServer::new(Healthy::new(NAMES, stop.clone()));
-    let routes = Routes { snapshots, health };
+    let routes = Routes { snapshots, layers, health };
     let incoming = listener.incoming()?;
     ready();
     let served = Server::builder()
@@ -145,12 +158,14 @@ async fn answer(
 }
 
 /// The services, by the names that clients ask health of.
-const NAMES: &[&str] = &[SnapshotsServer::<Service>::NAME, HealthServer::<Healthy>::NAME];
+const NAMES: &[&str] =
+    &[SnapshotsServer::<Service>::NAME, DiffServer::<Layers>::NAME, HealthServer::<Healthy>::NAME];
 
 /// Which service is meant?
 #[derive(Clone)]
 struct Routes {
     snapshots: SnapshotsServer<Service>,
+    layers: DiffServer<Layers>,
     health: HealthServer<Healthy>,
 }
 
@@ -168,6 +183,9 @@ impl Call<http::Request<Body>> for Routes {
         let name = request.uri().path().split('/').nth(1).unwrap_or_default();
         if name == SnapshotsServer::<Service>::NAME {
             return self.snapshots.call(request);
+        }
+        if name == DiffServer::<Layers>::NAME {
+            return self.layers.call(request);
         }
         if name == HealthServer::<Healthy>::NAME {
             return self.health.call(request);

@@ -73,11 +73,11 @@ struct Shared {
     hand_out: HandOut,
     calls: Arc<Semaphore>,
     pages: Arc<Semaphore>,
-    requests: AtomicU64,
+    requests: Arc<AtomicU64>,
 }
 
 /// One call, for the log.
-struct Call {
+pub(super) struct Call {
     number: u64,
     name: &'static str,
     key: String,
@@ -85,7 +85,12 @@ struct Call {
 }
 
 impl Call {
-    fn ended<T>(&self, outcome: &Result<T>) {
+    pub(super) fn begin(requests: &AtomicU64, name: &'static str, key: &str) -> Call {
+        let number = requests.fetch_add(1, Ordering::Relaxed);
+        Call { number, name, key: key.to_owned(), since: Instant::now() }
+    }
+
+    pub(super) fn ended<T>(&self, outcome: &Result<T>) {
         let Call { number, name, key, since } = self;
         let (request, key) = (*number, quoted(key));
         let milliseconds = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -110,21 +115,20 @@ impl Drop for Waiting {
 }
 
 impl Service {
-    /// Serves the snapshots of the realm that the snapshotter was opened for.
-    pub fn new(snapshotter: Arc<Snapshotter>, hand_out: HandOut) -> Service {
+    /// Serves the snapshots of the realm that the snapshotter was opened for; `requests` numbers them.
+    pub fn new(snapshotter: Arc<Snapshotter>, hand_out: HandOut, requests: Arc<AtomicU64>) -> Service {
         let shared = Shared {
             snapshotter,
             hand_out,
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
             pages: Arc::new(Semaphore::new(MAX_PAGES)),
-            requests: AtomicU64::new(1),
+            requests,
         };
         Service { shared: Arc::new(shared) }
     }
 
     fn begin(&self, name: &'static str, key: &str) -> Call {
-        let number = self.shared.requests.fetch_add(1, Ordering::Relaxed);
-        Call { number, name, key: key.to_owned(), since: Instant::now() }
+        Call::begin(&self.shared.requests, name, key)
     }
 
     /// Does blocking work in a thread for such, as soon as there is a place for it. The place is taken until the work
@@ -134,22 +138,7 @@ impl Service {
         places: &Arc<Semaphore>,
         work: impl FnOnce(&Snapshotter, &dyn Progress) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let shared = Arc::clone(&self.shared);
-        let closed = || Error::new(ErrorKind::Unavailable, "serve", "", "the daemon is about to stop");
-        let given_up = Arc::new(AtomicBool::new(false));
-        let waiting = Waiting(Arc::clone(&given_up));
-        let place = Arc::clone(places).acquire_owned().await.map_err(|_| closed())?;
-        let in_place = move || {
-            let done = work(&shared.snapshotter, &*given_up);
-            drop(place);
-            done
-        };
-        let done = tokio::task::spawn_blocking(in_place).await;
-        drop(waiting);
-        done.unwrap_or_else(|error| match error.is_panic() {
-            true => Err(Error::new(ErrorKind::Io, "serve", "", "plywood has made a mistake: see its log")),
-            false => Err(closed()),
-        })
+        block(&self.shared.snapshotter, places, work).await
     }
 
     async fn call<T: Send + 'static>(
@@ -167,6 +156,31 @@ impl Service {
         let peer = request.extensions().get::<Peer>().copied();
         if self.shared.hand_out.is_ours_to_mount(peer) { Mounter::Plywood } else { Mounter::Caller }
     }
+}
+
+/// Does blocking work in a thread for such, as soon as there is a place for it. The place is taken until the work ends,
+/// also if the caller has gone.
+pub(super) async fn block<T: Send + 'static>(
+    snapshotter: &Arc<Snapshotter>,
+    places: &Arc<Semaphore>,
+    work: impl FnOnce(&Snapshotter, &dyn Progress) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let snapshotter = Arc::clone(snapshotter);
+    let closed = || Error::new(ErrorKind::Unavailable, "serve", "", "the daemon is about to stop");
+    let given_up = Arc::new(AtomicBool::new(false));
+    let waiting = Waiting(Arc::clone(&given_up));
+    let place = Arc::clone(places).acquire_owned().await.map_err(|_| closed())?;
+    let in_place = move || {
+        let done = work(&snapshotter, &*given_up);
+        drop(place);
+        done
+    };
+    let done = tokio::task::spawn_blocking(in_place).await;
+    drop(waiting);
+    done.unwrap_or_else(|error| match error.is_panic() {
+        true => Err(Error::new(ErrorKind::Io, "serve", "", "plywood has made a mistake: see its log")),
+        false => Err(closed()),
+    })
 }
 
 /// Who mounts FUSE snapshots.

@@ -3,6 +3,7 @@
 //! One total function from the kind of a failure to the code; clients turn the codes back into containerd's classes.
 
 use crate::error::{Error, ErrorKind};
+use crate::types::quoted;
 use tonic::{Code, Status};
 
 /// Bytes of a message. It travels in a header, where each byte may take three, and a client takes 16 KiB of headers.
@@ -31,6 +32,26 @@ pub fn code(kind: ErrorKind) -> Code {
 /// A failure as it is answered.
 pub fn status(error: &Error) -> Status {
     Status::new(code(error.kind()), message(error.to_string()))
+}
+
+/// What a failure of somebody whom we asked means here. That containerd does not know a call is not for our caller to take
+/// for our answer.
+pub(super) fn error(operation: &'static str, subject: &str, status: &Status) -> Error {
+    let kind = match status.code() {
+        Code::InvalidArgument => ErrorKind::InvalidArgument,
+        Code::NotFound => ErrorKind::NotFound,
+        Code::AlreadyExists => ErrorKind::AlreadyExists,
+        Code::PermissionDenied | Code::Unauthenticated => ErrorKind::PermissionDenied,
+        Code::ResourceExhausted => ErrorKind::NoSpace,
+        Code::FailedPrecondition => ErrorKind::FailedPrecondition,
+        Code::Unavailable => ErrorKind::Unavailable,
+        Code::Cancelled | Code::DeadlineExceeded => ErrorKind::Cancelled,
+        Code::Aborted | Code::OutOfRange => ErrorKind::Aborted,
+        Code::DataLoss => ErrorKind::Corrupt,
+        Code::Ok | Code::Unknown | Code::Internal | Code::Unimplemented => ErrorKind::Io,
+    };
+    let subject = if subject.is_empty() { String::new() } else { quoted(subject) };
+    Error::new(kind, operation, subject, format!("containerd: {}", status.message()))
 }
 
 /// The message, cut where it is long; never with an end by which Go clients tell other classes.

@@ -28,7 +28,12 @@ impl Temporary {
     ///
     /// # Errors
     /// Those of [`attach`].
-    pub fn attach(mount: &Mount, purpose: Purpose, point: PathBuf, settings: &MountSettings) -> Result<Temporary> {
+    pub fn attach(
+        mount: &Mount,
+        purpose: Purpose,
+        point: PathBuf,
+        settings: &MountSettings,
+    ) -> Result<Temporary> {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&point);
         made.map_err(|e| Error::io("mount", point.display().to_string(), e))?;
         let mut temporary = Temporary { point, attached: None };
@@ -118,7 +123,8 @@ pub fn the_one(mounts: &[Mount]) -> Result<&Mount> {
 
 /// The layers of a stack, top first, with the one that takes changes in front; `None` if it is no stack.
 pub fn layers_of(mount: &Mount) -> Option<(Vec<PathBuf>, bool)> {
-    let is_stack = mount.kind == "overlay" || mount.kind.starts_with("fuse3.") || mount.kind.starts_with("fuse.");
+    let is_stack =
+        mount.kind == "overlay" || mount.kind.starts_with("fuse3.") || mount.kind.starts_with("fuse.");
     if !is_stack {
         return None;
     }

@@ -57,6 +57,15 @@ struct Handed {
     layers: Vec<PathBuf>,
 }
 
+/// What the paths of a mount say, if all of them are of this store.
+struct Named {
+    id: SnapshotId,
+    /// The layers, top first; none are named by a mount that is kept.
+    layers: Option<Vec<PathBuf>>,
+    /// The first of them takes changes.
+    takes_changes: bool,
+}
+
 /// A tree that mounts show.
 enum Side {
     Nothing,
@@ -218,9 +227,10 @@ impl Snapshotter {
 
     /// The snapshot that mounts show, if they are of this store.
     fn handed(&self, operation: &'static str, mounts: &[Mount]) -> Result<Option<Handed>> {
-        let Some((id, layers)) = the_one(mounts).ok().and_then(|mount| self.paths_of(mount)) else {
+        let Some(named) = the_one(mounts).ok().and_then(|mount| self.named_by(mount)) else {
             return Ok(None);
         };
+        let id = named.id;
         let (record, chain) = self.store.read(operation, |rows| {
             let record = rows.record(id)?.filter(|record| record.realm == *self.realm());
             let record = record.ok_or_else(|| {
@@ -231,32 +241,31 @@ impl Snapshotter {
             Ok((record, chain))
         })?;
         let whole = || self.backend.layers(id, &chain, record.has_directory);
-        let Some((layers, takes_changes)) = layers else {
+        let Some(layers) = named.layers else {
             let layers = whole();
             return Ok(Some(Handed { record, layers }));
         };
-        if takes_changes && layers != whole() {
+        if named.takes_changes && layers != whole() {
             let cause = "the mount is of a snapshot of this store, with other layers than it has";
             return Err(Error::new(ErrorKind::InvalidArgument, operation, quoted(&record.name), cause));
         }
         Ok(Some(Handed { record, layers }))
     }
 
-    /// The id in a mount whose every path is that of a snapshot; its layers, and whether the first of them takes changes,
-    /// unless it is one that is kept.
-    fn paths_of(&self, mount: &Mount) -> Option<(SnapshotId, Option<(Vec<PathBuf>, bool)>)> {
+    /// What the paths of a mount say; `None` if one of them is not of this store.
+    fn named_by(&self, mount: &Mount) -> Option<Named> {
         if mount.kind == "bind" {
             let source = Path::new(&mount.source);
-            if let Some(id) = self.id_below(&self.layout.mounts(), source)
-                && self.layout.mount_point(id) == source
-            {
-                return Some((id, None));
+            let kept = self.id_below(&self.layout.mounts(), source);
+            if let Some(id) = kept.filter(|id| self.layout.mount_point(*id) == source) {
+                return Some(Named { id, layers: None, takes_changes: false });
             }
-            return Some((self.id_of(source)?, Some((vec![source.to_owned()], false))));
+            let layers = Some(vec![source.to_owned()]);
+            return Some(Named { id: self.id_of(source)?, layers, takes_changes: false });
         }
         let (layers, takes_changes) = layers_of(mount)?;
         let ids: Vec<SnapshotId> = layers.iter().map(|layer| self.id_of(layer)).collect::<Option<_>>()?;
-        Some((*ids.first()?, Some((layers, takes_changes))))
+        Some(Named { id: *ids.first()?, layers: Some(layers), takes_changes })
     }
 
     /// The snapshot whose own directory this is.

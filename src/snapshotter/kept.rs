@@ -111,7 +111,12 @@ impl Snapshotter {
 
     /// Does something to a snapshot while nothing of ours shows it. A mount that is kept of it is there again afterwards,
     /// as whoever was told of it may count on it.
-    pub(super) fn without_kept<T>(&self, key: &str, id: SnapshotId, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(super) fn without_kept<T>(
+        &self,
+        key: &str,
+        id: SnapshotId,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         let _turn = self.turns.take(id);
         let was_kept = self.end_kept_locked("apply", id, END_PATIENCE)?;
         let done = work();

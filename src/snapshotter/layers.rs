@@ -115,8 +115,7 @@ impl Snapshotter {
         // What cannot be read at all changes nothing.
         let stream = decoder(layer).map_err(of_outside)?;
         let opened = self.begin_layer(key, expected, onto)?;
-        let applied =
-            read_layer(stream, |reader| self.apply_members(&opened, reader, onto, progress));
+        let applied = read_layer(stream, |reader| self.apply_members(&opened, reader, onto, progress));
         let whole = matches!(&applied, Ok(Layered::Applied(..)));
         self.end_layer(&opened, whole)?;
         applied.map_err(|e| {
@@ -174,7 +173,10 @@ impl Snapshotter {
             let record = rows.find(self.realm(), key)?;
             let refuse = |kind, cause: String| Err(Error::new(kind, "apply", quoted(key), cause));
             if expected.is_some_and(|id| id != record.id) {
-                return refuse(ErrorKind::Aborted, "it was removed and made anew meanwhile: try again".to_owned());
+                return refuse(
+                    ErrorKind::Aborted,
+                    "it was removed and made anew meanwhile: try again".to_owned(),
+                );
             }
             if record.kind != SnapshotKind::Active {
                 let cause = format!(

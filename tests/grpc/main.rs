@@ -1,8 +1,10 @@
 //! `plywood serve` as its clients see it: over the socket, with the code that containerd's definitions generate.
 
 mod calls;
+mod containerd;
 mod hostile;
 mod kept;
+mod layers;
 mod life;
 #[path = "../privileges/mod.rs"]
 mod privileges;

@@ -48,7 +48,8 @@ pub(super) fn serve(session: &Session, args: &args::Serve) -> Outcome {
     snapshotter.drop_unused_points()?;
     let listener = passed.map_or_else(|| Listener::bind(&address), Ok)?;
     clean_up(&snapshotter);
-    let settings = ServeSettings { hand_out: args.mounts, ..ServeSettings::default() };
+    let containerd = args.containerd_address.as_deref().map(path_of);
+    let settings = ServeSettings { hand_out: args.mounts, containerd, ..ServeSettings::default() };
     let ready = || {
         let (root, backend) = (layout.root().display(), snapshotter.backend());
         tracing::info!(%root, %backend, address = %address.display(), "serving");
