@@ -336,10 +336,10 @@ fn names(overlay: plywood_fuse::overlay::Overlay) -> Vec<String> {
     let mut all = Vec::new();
     let mut dirs = vec![String::new()];
     while let Some(dir) = dirs.pop() {
-        for entry in view.list(if dir.is_empty() { "." } else { &dir }).expect("a directory") {
-            let name = String::from_utf8(entry.name.to_vec()).expect("text");
+        for entry in view.read_dir(if dir.is_empty() { "." } else { &dir }).expect("a directory") {
+            let name = entry.name.into_string().expect("text");
             let path = if dir.is_empty() { name } else { format!("{dir}/{name}") };
-            if entry.kind == plywood_fuse::types::Kind::Dir {
+            if entry.attr.kind == plywood_fuse::types::Kind::Dir {
                 dirs.push(path.clone());
             }
             all.push(path);
