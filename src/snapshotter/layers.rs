@@ -8,11 +8,11 @@ use super::mounted::{hold_row, in_use, is_held_by};
 use super::{LayerPaths, Snapshotter};
 use crate::apply::{self, Below, DirTarget, OverlayTarget, SameOwner};
 use crate::archive::{Limits, Reader, Writer};
-use crate::backend::Progress;
+use crate::backend::{BackendName, Progress};
 use crate::compress::{
     Compression, Decoder, Encoder, Hasher, HashingReader, HashingWriter, ReadAhead, decoder,
 };
-use crate::diff::{self, Change, DiffOptions, Tree};
+use crate::diff::{self, Change, DiffOptions, Form, Tree};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Digest, MountRow, ProcessMark, Record};
 use crate::types::{SnapshotKind, check_name, quoted};
@@ -213,7 +213,9 @@ impl Snapshotter {
             }
         };
         let base = base.map(|base| self.layers(base)).transpose()?;
-        Tree::pair(base.as_ref(), &self.layers(key)?).map_err(|e| e.during(operation, quoted(key)))
+        let stacks = self.backend().shares_directories_with(BackendName::Fuse);
+        let form = if stacks { Form::Layers } else { Form::Whole };
+        Tree::pair(base.as_ref(), &self.layers(key)?, form).map_err(|e| e.during(operation, quoted(key)))
     }
 
     /// Tells every path in which a snapshot differs from another one, or from its parent, in the order of a layer.
