@@ -9,7 +9,7 @@ use super::{ContentInfo, Expected, Ingest, IngestStatus};
 use crate::compress::Hasher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Digest;
-use crate::types::{Timestamp, quoted};
+use crate::types::quoted;
 use rustix::fs::{AtFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -313,6 +313,8 @@ impl Ingest for Writing {
         }
         let io = self.io(OPERATION);
         self.data.sync_all().map_err(&io)?;
+        let stat = rustix::fs::fstat(&self.data).map_err(self.dir.failed(OPERATION))?;
+        let (_, updated) = size_and_time(&stat);
         crate::fail::point("i.after_sync")?;
         let failed = self.dir.failed(OPERATION);
         let blobs = root.blobs(OPERATION)?.ok_or_else(|| failed(Errno::NOENT))?;
@@ -327,7 +329,7 @@ impl Ingest for Writing {
         if let Err(failed) = self.dir.remove(OPERATION) {
             tracing::warn!(error = %failed, "what is left of a blob stays until the next cleanup");
         }
-        Ok(ContentInfo { digest, size_bytes, updated: Timestamp::now() })
+        Ok(ContentInfo { digest, size_bytes, updated })
     }
 
     fn abort(self: Box<Self>) -> Result<()> {

@@ -84,7 +84,8 @@ pub trait Ingest: Write + Send {
     /// Those of the store.
     fn restart(&mut self) -> Result<()>;
 
-    /// Makes it a blob, if it is what was expected. That somebody else has put it there meanwhile is fine.
+    /// Makes it a blob, if it is what was expected. That somebody else has put it there meanwhile is fine; then the time
+    /// that is told is not that of the blob.
     ///
     /// # Errors
     /// `Corrupt` if it has another digest or more bytes than expected, and then nothing is left to go on with;

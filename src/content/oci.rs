@@ -194,6 +194,9 @@ impl ContentStore for OciLayout {
 impl OciLayout {
     /// The blob, if it is there in this size; then it counts as put there now. One of another size is damaged, and will
     /// be replaced.
+    ///
+    /// Its time on the disk is never again that of the one who put it there, nor the one that is told here: so whoever
+    /// wants to take back what it put there sees that somebody else asked for it.
     pub(super) fn asked_for(
         &self,
         operation: &'static str,
@@ -209,7 +212,9 @@ impl OciLayout {
         if size_bytes.is_some_and(|size| size != size_and_time(&stat).0) {
             return Ok(None);
         }
-        let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+        // Finer than the clock by which the kernel sets times.
+        let now = Timestamp::now();
+        let now = rustix::fs::Timespec { tv_sec: now.secs, tv_nsec: now.nanos.into() };
         let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
         match rustix::fs::utimensat(&blobs, name, &times, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(()) => Ok(Some(ContentInfo { updated: Timestamp::now(), ..described(digest, &stat) })),

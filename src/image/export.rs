@@ -70,7 +70,14 @@ pub fn export(
 ) -> Result<Exported> {
     let content = snapshotter.content();
     let export = Export { snapshotter, content, options, watcher };
-    export.run(name, out).map_err(|e| e.during("export", quoted(name)))
+    let mut put = Vec::new();
+    let exported = export.run(name, out, &mut put);
+    for put in &put {
+        if let Err(error) = snapshotter.drop_unreferenced(put) {
+            tracing::warn!(digest = %put.digest, %error, "a blob that nobody refers to stays until it is old");
+        }
+    }
+    exported.map_err(|e| e.during("export", quoted(name)))
 }
 
 struct Export<'a> {
@@ -81,15 +88,15 @@ struct Export<'a> {
 }
 
 impl Export<'_> {
-    fn run(&self, name: &str, out: impl Write) -> Result<Exported> {
+    /// `put` gets the blobs that were made for this archive alone.
+    fn run(&self, name: &str, out: impl Write, put: &mut Vec<ContentInfo>) -> Result<Exported> {
         let chain = self.chain(name)?;
         let mut layers = Vec::with_capacity(chain.len());
         for (at, info) in chain.iter().enumerate() {
             let title = format!("layer {} of {}", at + 1, chain.len());
-            layers.push(self.layer(info, &title)?);
+            layers.push(self.layer(info, &title, put)?);
         }
-        let config =
-            document::make_config(self.base(&chain, &layers)?.as_deref(), &layers, &Platform::here())?;
+        let config = document::make_config(self.base(&chain)?.as_deref(), &layers, &Platform::here())?;
         let described = |bytes: &[u8], media_type: &str| Described {
             digest: sha256(bytes),
             size_bytes: bytes.len() as u64,
@@ -141,12 +148,12 @@ impl Export<'_> {
     }
 
     /// The configuration of the nearest image that the chain is built upon.
-    fn base(&self, chain: &[Info], layers: &[PackedLayer]) -> Result<Option<Vec<u8>>> {
+    fn base(&self, chain: &[Info]) -> Result<Option<Vec<u8>>> {
         for (at, info) in chain.iter().enumerate().rev() {
             let Some(digest) = info.labels.get(CONFIG).and_then(|d| Digest::parse(d).ok()) else { continue };
             let Some(bytes) = self.document(&digest, &info.name)? else { continue };
-            let diff_ids = document::config(digest.as_str(), &bytes)?.diff_ids;
-            if diff_ids.iter().eq(layers[..=at].iter().map(|l| &l.diff_id)) {
+            // A layer that was packed anew has another digest, and is the same layer.
+            if document::config(digest.as_str(), &bytes)?.diff_ids.len() == at + 1 {
                 return Ok(Some(bytes));
             }
         }
@@ -182,7 +189,7 @@ impl Export<'_> {
     }
 
     /// A layer as a blob: the one that is known, or one that is packed now.
-    fn layer(&self, info: &Info, title: &str) -> Result<PackedLayer> {
+    fn layer(&self, info: &Info, title: &str, put: &mut Vec<ContentInfo>) -> Result<PackedLayer> {
         go_on(self.watcher, "export")?;
         let created = Timestamp { nanos: 0, ..self.bounded(info.created) };
         let created = created.to_string().replace(".000000000", "");
@@ -218,7 +225,9 @@ impl Export<'_> {
         let (packed, blob) = packed?;
         let media_type = self.options.compression.media_type().to_owned();
         // Bounded times are for this archive alone; and what is known of a snapshot stays.
-        if self.options.source_date_epoch.is_none() {
+        if self.options.source_date_epoch.is_some() {
+            put.push(blob.clone());
+        } else {
             let blob = Blob {
                 digest: blob.digest.clone(),
                 media_type: media_type.clone(),

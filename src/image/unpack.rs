@@ -89,6 +89,9 @@ pub fn unpack(
         let task = watcher.begin(&work.title(at), None);
         task.finish("there already");
     }
+    for layer in &layers[present..] {
+        work.check(&layer.blob)?;
+    }
     let at_once = work.at_once(layers.len() - present);
     if at_once > 1 {
         work.side_by_side(present, at_once)?
@@ -155,6 +158,14 @@ impl Work<'_> {
         }
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
         count.min(processors).min(MAX_AT_ONCE)
+    }
+
+    /// Of an image that is not whole nothing is unpacked.
+    fn check(&self, blob: &Described) -> Result<()> {
+        self.content.open_sized(&blob.digest, blob.size_bytes).map(drop).map_err(|e| match e.kind() {
+            ErrorKind::NotFound | ErrorKind::Corrupt => e.as_kind(ErrorKind::InvalidArgument),
+            _ => e,
+        })
     }
 
     /// A layer that was there may not know its blob: it is told.
@@ -274,9 +285,6 @@ impl Work<'_> {
 
     fn commit(&self, at: usize, mut begun: Begun<'_>, parent: Option<&str>) -> Result<()> {
         let layer = &self.layers[at];
-        if self.blobs == Blobs::Kept {
-            self.snapshotter.set_blob(&begun.key, &blob_of(&layer.blob))?;
-        }
         let labels = Labels::from([(DIFF_ID.to_owned(), layer.diff_id.to_string())]);
         match self.snapshotter.commit(&self.names[at], &begun.key, labels, parent, &Asked(self.watcher)) {
             Ok(()) => begun.committed = true,
@@ -284,7 +292,8 @@ impl Work<'_> {
             Err(e) if e.kind() == ErrorKind::AlreadyExists && self.is_there(at) => {}
             Err(e) => return Err(e),
         }
-        Ok(())
+        // Not before: with a snapshot that is given up its blob would go, which others may be about to unpack.
+        self.adopt(at)
     }
 
     fn failed(&self, at: usize, cause: &str) -> Error {

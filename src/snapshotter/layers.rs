@@ -28,6 +28,8 @@ pub struct AppliedLayer {
     pub size_bytes: u64,
     /// How it was compressed.
     pub compression: Compression,
+    /// The archive has an end of its own. Many programs write none, but one without may have been cut off.
+    pub has_end: bool,
     /// What was done.
     pub applied: apply::Applied,
 }
@@ -107,10 +109,11 @@ impl Snapshotter {
             }
         };
         // What stands behind the end of the archive counts for its digest.
+        let has_end = reader.has_end();
         let (stream, diff_id, size_bytes) = reader.finish()?.finish()?;
         let decoder = stream.into_inner()?;
         let compression = decoder.compression();
-        let layer = AppliedLayer { diff_id, size_bytes, compression, applied };
+        let layer = AppliedLayer { diff_id, size_bytes, compression, has_end, applied };
         Ok(Layered::Applied(layer, decoder.into_inner()))
     }
 
