@@ -25,6 +25,9 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+/// The label of a snapshot whose blob was packed here, not imported: how.
+pub const PACKED_AS: &str = "containerd.io/snapshot/plywood.packed-as";
+
 /// How an image is exported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportOptions {
@@ -196,6 +199,7 @@ impl Export<'_> {
         let created_by = "plywood commit".to_owned();
         let known = self.snapshotter.get_blob(&info.name)?;
         if let Some(blob) = known
+            && self.may_reuse(info)
             && let Ok(present) = self.content.info(&blob.digest)
         {
             let media_type = match blob.media_type.as_str() {
@@ -224,24 +228,48 @@ impl Export<'_> {
         }
         let (packed, blob) = packed?;
         let media_type = self.options.compression.media_type().to_owned();
-        // Bounded times are for this archive alone; and what is known of a snapshot stays.
-        if self.options.source_date_epoch.is_some() {
+        if !self.remember(info, &packed.diff_id, &blob, &media_type)? {
             put.push(blob.clone());
-        } else {
-            let blob = Blob {
-                digest: blob.digest.clone(),
-                media_type: media_type.clone(),
-                size_bytes: blob.size_bytes,
-            };
-            match self.snapshotter.set_blob(&info.name, &blob) {
-                Err(e) if e.kind() == ErrorKind::FailedPrecondition => {}
-                other => drop(other?),
-            }
-            self.note_diff_id(info, &packed.diff_id)?;
         }
         task.finish("");
         let blob = Described { digest: blob.digest, size_bytes: blob.size_bytes, media_type };
         Ok(PackedLayer { diff_id: packed.diff_id, blob, created, created_by })
+    }
+
+    /// True if a blob that is known is what would be packed, or came with an image, which counts more.
+    fn may_reuse(&self, info: &Info) -> bool {
+        let packed_as = info.labels.get(PACKED_AS);
+        packed_as.is_none_or(|how| self.options.source_date_epoch.is_none() && *how == self.packed_as())
+    }
+
+    /// How layers are packed here, as [`PACKED_AS`] has it.
+    fn packed_as(&self) -> String {
+        let xattrs = match self.options.xattrs {
+            Xattrs::Caps => "caps",
+            Xattrs::User => "user",
+        };
+        format!("{} {xattrs}", self.options.compression)
+    }
+
+    /// Notes what a layer was packed as, for the next time; false if the blob is for this archive alone, because its times
+    /// are bounded or the snapshot has another blob.
+    fn remember(&self, info: &Info, diff_id: &Digest, blob: &ContentInfo, media_type: &str) -> Result<bool> {
+        if self.options.source_date_epoch.is_some() {
+            return Ok(false);
+        }
+        let (digest, media_type) = (blob.digest.clone(), media_type.to_owned());
+        match self.snapshotter.set_blob(&info.name, &Blob { digest, media_type, size_bytes: blob.size_bytes })
+        {
+            Err(e) if e.kind() == ErrorKind::FailedPrecondition => return Ok(false),
+            other => drop(other?),
+        }
+        let labels = Labels::from([
+            (DIFF_ID.to_owned(), diff_id.to_string()),
+            (PACKED_AS.to_owned(), self.packed_as()),
+        ]);
+        let paths = [DIFF_ID, PACKED_AS].map(|key| format!("labels.{key}"));
+        self.snapshotter.update(&info.name, &labels, &paths)?;
+        Ok(true)
     }
 
     /// Packs a layer into the content store.

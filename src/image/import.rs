@@ -20,7 +20,7 @@ use crate::content::{Begun, ContentInfo, ContentStore, Expected, Ingest, OciLayo
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshotter::{AppliedLayer, IMAGE_LABELS, Layered, Snapshotter};
 use crate::store::{Blob, Digest};
-use crate::types::{Labels, check_labels, quoted};
+use crate::types::{Info, Labels, SnapshotKind, check_labels, quoted};
 use parking_lot::Mutex;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -175,6 +175,10 @@ impl Import<'_> {
         total: Option<u64>,
     ) -> Result<Imported> {
         let glance = glance(&mut stream).map_err(|e| Error::io("read", subject, e))?;
+        if glance.is_empty() {
+            let cause = "it is empty: whatever should have written it did not";
+            return Err(Error::new(ErrorKind::InvalidArgument, "read image", subject, cause));
+        }
         let is_image = self.options.taken == Taken::AsItLooks && begins_image(&glance);
         let stream = std::io::Cursor::new(glance).chain(stream);
         if !is_image {
@@ -211,10 +215,11 @@ impl Import<'_> {
 
     /// What came for nothing, or was not wanted for longer, goes again, unless somebody else relies on it.
     fn take_back(&self, put: &[ContentInfo], imported: bool) {
-        if imported && self.options.blobs == Blobs::Kept {
-            return;
-        }
         for put in put {
+            let is_kept = imported && self.options.blobs == Blobs::Kept;
+            if is_kept && self.snapshotter.snapshots_of(&put.digest).is_ok_and(|names| !names.is_empty()) {
+                continue;
+            }
             if let Err(error) = self.snapshotter.drop_unreferenced(put) {
                 tracing::warn!(digest = %put.digest, %error, "a blob that is not wanted stays until it is old");
             }
@@ -334,7 +339,8 @@ impl Import<'_> {
         let labels = check_labels("import", labels)?;
         let unpacked = unpack(self.snapshotter, self.content, &layers, self.options.blobs, self.watcher)?;
         let Some(top) = unpacked.last() else { return invalid("it has no layers".to_owned()) };
-        let paths: Vec<String> = labels.keys().map(|key| format!("labels.{key}")).collect();
+        // Also those that it does not have: another image may have had the same layers.
+        let paths = [CONFIG, MANIFEST, IMAGE].map(|key| format!("labels.{key}"));
         self.snapshotter.update(&top.name, &labels, &paths)?;
         Ok(Imported { name: top.name.clone(), image: found.image, layers: unpacked })
     }
@@ -344,14 +350,23 @@ impl Import<'_> {
         let key = crate::layout::by_this_process("import");
         self.snapshotter.prepare_held(&key, None, Labels::new(), &Asked(self.watcher))?;
         let made = self.files_into(&key, stream, total);
-        if !matches!(&made, Ok((_, Made::Now)))
+        if !matches!(&made, Ok((_, Made::Now, _)))
             && let Err(error) = self.snapshotter.remove(&key)
         {
             tracing::warn!(key, %error, "a root file system that was not unpacked whole stays until the next cleanup");
         }
-        let (diff_id, made) = made?;
+        let (diff_id, made, warnings) = made?;
         let name = diff_id.to_string();
-        Ok(Imported { name: name.clone(), image: None, layers: vec![Unpacked { name, diff_id, made }] })
+        Ok(Imported {
+            name: name.clone(),
+            image: None,
+            layers: vec![Unpacked { name, diff_id, made, warnings }],
+        })
+    }
+
+    fn is_committed(&self, name: &str) -> bool {
+        let is_it = |info: Info| info.kind == SnapshotKind::Committed && info.parent.is_empty();
+        self.snapshotter.stat(name).is_ok_and(is_it)
     }
 
     fn files_into(
@@ -359,7 +374,7 @@ impl Import<'_> {
         key: &str,
         stream: impl Read + Send + 'static,
         total: Option<u64>,
-    ) -> Result<(Digest, Made)> {
+    ) -> Result<(Digest, Made, Vec<String>)> {
         let task = self.watcher.begin("root file system", total);
         let stream = Watched::new(stream, Arc::clone(&task));
         let (applied, ingest) = match self.options.blobs {
@@ -410,11 +425,11 @@ impl Import<'_> {
         let labels = Labels::from([(super::unpack::DIFF_ID.to_owned(), name.clone())]);
         let made = match self.snapshotter.commit(&name, key, labels, None, &Asked(self.watcher)) {
             Ok(()) => Made::Now,
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => Made::Before,
+            Err(e) if e.kind() == ErrorKind::AlreadyExists && self.is_committed(&name) => Made::Before,
             Err(e) => return Err(e),
         };
         task.finish(if made == Made::Before { "there already" } else { "" });
-        Ok((applied.diff_id, made))
+        Ok((applied.diff_id, made, applied.applied.warnings))
     }
 }
 
