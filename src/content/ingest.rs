@@ -10,7 +10,7 @@ use crate::compress::Hasher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Digest;
 use crate::types::quoted;
-use rustix::fs::{AtFlags, FlockOperation, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -320,7 +320,22 @@ impl Ingest for Writing {
         let blobs = root.blobs(OPERATION)?.ok_or_else(|| failed(Errno::NOENT))?;
         {
             let _lock = root.lock(OPERATION, FlockOperation::LockShared)?;
-            rustix::fs::renameat(&self.dir.fd, DATA, &blobs, name).map_err(&failed)?;
+            // What somebody else has put there in this moment stays: it is theirs to take back.
+            match rustix::fs::renameat_with(&self.dir.fd, DATA, &blobs, name, RenameFlags::NOREPLACE) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => {
+                    if let Some(info) = self.layout.asked_for(OPERATION, &root, &digest, Some(size_bytes))? {
+                        self.dir.remove(OPERATION)?;
+                        return Ok(info);
+                    }
+                    rustix::fs::renameat(&self.dir.fd, DATA, &blobs, name).map_err(&failed)?;
+                }
+                // A disk that cannot tell.
+                Err(Errno::INVAL) => {
+                    rustix::fs::renameat(&self.dir.fd, DATA, &blobs, name).map_err(&failed)?
+                }
+                Err(errno) => return Err(failed(errno)),
+            }
         }
         crate::fail::point("i.after_rename")?;
         rustix::fs::fsync(&blobs).map_err(&failed)?;

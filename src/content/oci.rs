@@ -117,6 +117,19 @@ impl ContentStore for OciLayout {
         unlink(&blobs, digest, name)?.ok_or_else(|| not_found(OPERATION, digest))
     }
 
+    fn take_back(&self, put: &ContentInfo) -> Result<Option<Freed>> {
+        const OPERATION: &str = "take back blob";
+        let Some(root) = self.place.root(OPERATION)? else { return Ok(None) };
+        // Nobody asks for it between the look and the deletion.
+        let _lock = root.lock(OPERATION, FlockOperation::LockExclusive)?;
+        match self.info(&put.digest) {
+            Ok(info) if info.updated == put.updated => self.delete(&put.digest).map(Some),
+            Ok(_) => Ok(None),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     fn list(&self, each: &mut dyn FnMut(ContentInfo) -> Result<()>) -> Result<()> {
         const OPERATION: &str = "list blobs";
         let Some(blobs) = self.blobs(OPERATION)? else { return Ok(()) };

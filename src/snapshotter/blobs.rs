@@ -109,17 +109,13 @@ impl Snapshotter {
         let digest = &put.digest;
         let mut freed = Vec::new();
         self.store.write("drop blob", |rows| {
-            match self.content.info(digest) {
-                Ok(info) if info.updated == put.updated => {}
-                Ok(_) => return Ok(false),
-                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
-                Err(e) => return Err(e),
-            }
             if used_of(rows, std::slice::from_ref(digest))?.contains(digest) {
                 return Ok(false);
             }
-            freed.extend(self.delete_content(digest)?);
-            rows.blob_deleted(digest)?;
+            freed.extend(self.content.take_back(put)?);
+            if !freed.is_empty() {
+                rows.blob_deleted(digest)?;
+            }
             Ok(!freed.is_empty())
         })
     }
