@@ -59,7 +59,7 @@ impl World {
 
     /// An empty tree now and then.
     fn begin(&mut self, random: &mut Random) {
-        if self.cases % LAYERS == 0 {
+        if self.cases.is_multiple_of(LAYERS) {
             for dir in ["root", "work"] {
                 let dir = self.outer.join(dir);
                 if dir.exists() && std::fs::remove_dir_all(&dir).is_err() {
