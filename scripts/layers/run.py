@@ -48,21 +48,33 @@ def shell(*words, **options):
     return subprocess.run([str(word) for word in words], check=True, **options)
 
 
-def timed(words, stdin=None, stdout=None, env=None):
-    """Seconds, processor seconds and peak memory in MiB of one process and its children."""
+LAUNCHER = """
+import json, os, sys, time
+begin = time.perf_counter()
+child = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
+_, status, usage = os.wait4(child, 0)
+seconds = time.perf_counter() - begin
+report = [os.waitstatus_to_exitcode(status), seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024]
+os.write(int(os.environ["PLYWOOD_BENCH_REPORT"]), json.dumps(report).encode())
+"""
+"""A process this small starts what is measured: of a large one the child would inherit the peak of memory."""
+
+
+def timed(words, stdin=None):
+    """Seconds, processor seconds and peak memory in MiB of one process."""
     os.sync()
-    opened = open(stdin, "rb") if stdin else subprocess.DEVNULL
-    sink = open(stdout or os.devnull, "wb")
-    begin = time.perf_counter()
-    child = subprocess.Popen([str(word) for word in words], stdin=opened, stdout=sink, stderr=subprocess.PIPE,
-                             env={**os.environ, **(env or {})})
-    said = child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - begin
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
-        raise SystemExit(f"bench: {' '.join(map(str, words))}: {said.decode(errors='replace')}")
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    report, theirs = os.pipe()
+    with (open(stdin, "rb") if stdin else open(os.devnull, "rb")) as source, open(os.devnull, "wb") as sink:
+        done = subprocess.run([sys.executable, "-S", "-E", "-c", LAUNCHER, *map(str, words)], stdin=source, stdout=sink,
+                              stderr=subprocess.PIPE, pass_fds=[theirs], check=False,
+                              env={**os.environ, "PLYWOOD_BENCH_REPORT": str(theirs)})
+    os.close(theirs)
+    with os.fdopen(report) as told:
+        answer = told.read()
+    code, *sample = json.loads(answer) if answer else [1]
+    if code != 0:
+        raise SystemExit(f"bench: {' '.join(map(str, words))}: {done.stderr.decode(errors='replace')}")
+    return tuple(sample)
 
 
 def make_tree(root, sizes, rng):

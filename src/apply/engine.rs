@@ -8,7 +8,9 @@ use super::attributes::Attributes;
 use super::name::{Meaning, Name, shown};
 use super::ours::{Ours, PathId};
 use super::report::Applied;
-use super::target::{Before, Content, Done, Linked, Look, Made, Marked, Missing, Special, Spot, Target};
+use super::target::{
+    Before, Content, Done, Failure, Linked, Look, Made, Marked, Missing, Special, Spot, Target,
+};
 use super::way::{Entered, Make, Reached, Way};
 use super::{OPERATION, Source, Stop, failed};
 use crate::archive::{Entry, EntryKind, Segment};
@@ -346,6 +348,11 @@ impl<'a, T: Target> Engine<'a, T> {
         let spot = Spot { dir: &dir, name: name.base(), path: name.path() };
         for _ in 0..TRIES {
             let linked = self.target.link(from, spot, attributes, &mut self.report);
+            if matches!(&linked, Err(Failure::Disk(e)) if e.errno() == libc::EPERM)
+                && matches!(self.target.look(from.dir, from.name), Ok(Look::Dir(_)))
+            {
+                return Err(Stop::Failed(invalid(name.path(), "a hard link cannot be to a directory")));
+            }
             match linked.map_err(|e| failed(name.path(), "link", e))? {
                 Linked::New => {
                     self.way.note_put(&mut self.ours, name.base());

@@ -32,9 +32,8 @@ use crate::backend::directory::disk_error;
 use crate::error::{Error, Result};
 use plywood_fuse::error::{Error as SysError, Result as SysResult};
 use plywood_fuse::types::Kind;
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The operation in messages.
@@ -115,7 +114,7 @@ impl From<Error> for Stop {
 fn failed(path: &[u8], what: &'static str, failure: Failure) -> Stop {
     match failure {
         Failure::Caller(error) => Stop::Failed(error),
-        Failure::Disk(e) => Stop::Failed(disk_error(what, Path::new(OsStr::from_bytes(path)), e)),
+        Failure::Disk(e) => Stop::Failed(disk_error(what, Path::new(&name::shown(path)), e)),
     }
 }
 

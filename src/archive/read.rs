@@ -52,6 +52,7 @@ pub struct Reader<R> {
     limits: Limits,
     state: State,
     entries: u64,
+    has_end: bool,
     content: Content,
     /// The name of the present member, for messages.
     name: Vec<u8>,
@@ -94,6 +95,7 @@ impl<R: Read> Reader<R> {
             limits,
             state: State::Members,
             entries: 0,
+            has_end: false,
             content: Content::default(),
             name: Vec::new(),
             block: Box::new(ZEROS),
@@ -167,6 +169,11 @@ impl<R: Read> Reader<R> {
         })
     }
 
+    /// True once a block of zeros was met where a member could begin: the archive did not just stop between two members.
+    pub fn has_end(&self) -> bool {
+        self.has_end
+    }
+
     /// Reads the stream to its end and gives it back. What stands behind the archive is not looked at, but belongs to the
     /// digest of a layer.
     ///
@@ -237,6 +244,7 @@ impl<R: Read> Reader<R> {
         if *self.block != ZEROS {
             return Ok(true);
         }
+        self.has_end = true;
         match self.source.fill(&mut *self.block)? {
             0 => Ok(false),
             BLOCK if *self.block == ZEROS => Ok(false),

@@ -2,11 +2,17 @@
 //! not at all for programs. Ctrl-C is heard here, too: the work then ends by itself, and clears up.
 
 use super::output::{bytes, printable};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::watch::{Task, Watcher};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use std::io::{IsTerminal, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -32,7 +38,65 @@ pub enum Verbosity {
     Silent,
 }
 
+/// A reader of what may have nothing to say for long, such as a pipe or a terminal: ends when the caller gives up.
+pub struct Patient {
+    file: File,
+    cancelled: Arc<AtomicBool>,
+}
+
+/// How often it is looked whether the caller has given up.
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Cancelled, "read", "", "the caller gave up").into());
+            }
+            let mut waited = [PollFd::new(&self.file, PollFlags::IN)];
+            match poll(&mut waited, Some(&PATIENCE)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+                Ok(_) => {}
+                Err(e) => return Err(e.into()),
+            }
+            match self.file.read(buffer) {
+                // Somebody else was quicker.
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+/// What is read from: a file of this size, or something else that says when there is something.
+pub enum Source {
+    /// A file, and its size in bytes.
+    File(File, u64),
+    /// Anything else.
+    Stream(Patient),
+}
+
 impl Shown {
+    /// Opens what was named on the command line; `-` is standard input.
+    ///
+    /// # Errors
+    /// Those of opening it.
+    pub fn open(&self, path: &Path) -> Result<Source> {
+        let failed = |e| Error::io("open", path.display().to_string(), e);
+        let file = if path.as_os_str() == "-" {
+            File::from(io::stdin().as_fd().try_clone_to_owned().map_err(failed)?)
+        } else {
+            // Not to wait for whoever writes to a fifo.
+            let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+            File::options().read(true).custom_flags(nonblocking).open(path).map_err(failed)?
+        };
+        let meta = file.metadata().map_err(failed)?;
+        Ok(match meta.is_file() {
+            true => Source::File(file, meta.len()),
+            false => Source::Stream(Patient { file, cancelled: Arc::clone(&self.cancelled) }),
+        })
+    }
+
     /// Shows work from now on, and takes Ctrl-C, SIGTERM and SIGHUP as the wish to end it. A second one ends the process
     /// at once.
     ///

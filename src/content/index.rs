@@ -71,6 +71,17 @@ impl OciLayout {
         text.map_or(Ok(Vec::new()), |text| Ok(self.parse(OPERATION, &text)?.manifests))
     }
 
+    /// What `index.json` says, byte for byte.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none; `Corrupt` if it is no file, or too large.
+    pub fn index(&self) -> Result<Vec<u8>> {
+        const OPERATION: &str = "read index";
+        let text = self.place.root(OPERATION)?.map_or(Ok(None), |root| root.text(OPERATION, INDEX))?;
+        let subject = || self.path().join(INDEX).display().to_string();
+        text.ok_or_else(|| Error::new(ErrorKind::NotFound, OPERATION, subject(), "there is no such file"))
+    }
+
     /// Adds a manifest: in place of the one of the same name, or, without a name, of the same digest.
     ///
     /// # Errors

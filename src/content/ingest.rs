@@ -9,8 +9,8 @@ use super::{ContentInfo, Expected, Ingest, IngestStatus};
 use crate::compress::Hasher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Digest;
-use crate::types::{Timestamp, quoted};
-use rustix::fs::{AtFlags, FlockOperation, OFlags};
+use crate::types::quoted;
+use rustix::fs::{AtFlags, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -313,12 +313,29 @@ impl Ingest for Writing {
         }
         let io = self.io(OPERATION);
         self.data.sync_all().map_err(&io)?;
+        let stat = rustix::fs::fstat(&self.data).map_err(self.dir.failed(OPERATION))?;
+        let (_, updated) = size_and_time(&stat);
         crate::fail::point("i.after_sync")?;
         let failed = self.dir.failed(OPERATION);
         let blobs = root.blobs(OPERATION)?.ok_or_else(|| failed(Errno::NOENT))?;
         {
             let _lock = root.lock(OPERATION, FlockOperation::LockShared)?;
-            rustix::fs::renameat(&self.dir.fd, DATA, &blobs, name).map_err(&failed)?;
+            // What somebody else has put there in this moment stays: it is theirs to take back.
+            match rustix::fs::renameat_with(&self.dir.fd, DATA, &blobs, name, RenameFlags::NOREPLACE) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => {
+                    if let Some(info) = self.layout.asked_for(OPERATION, &root, &digest, Some(size_bytes))? {
+                        self.dir.remove(OPERATION)?;
+                        return Ok(info);
+                    }
+                    rustix::fs::renameat(&self.dir.fd, DATA, &blobs, name).map_err(&failed)?;
+                }
+                // A disk that cannot tell.
+                Err(Errno::INVAL) => {
+                    rustix::fs::renameat(&self.dir.fd, DATA, &blobs, name).map_err(&failed)?
+                }
+                Err(errno) => return Err(failed(errno)),
+            }
         }
         crate::fail::point("i.after_rename")?;
         rustix::fs::fsync(&blobs).map_err(&failed)?;
@@ -327,7 +344,7 @@ impl Ingest for Writing {
         if let Err(failed) = self.dir.remove(OPERATION) {
             tracing::warn!(error = %failed, "what is left of a blob stays until the next cleanup");
         }
-        Ok(ContentInfo { digest, size_bytes, updated: Timestamp::now() })
+        Ok(ContentInfo { digest, size_bytes, updated })
     }
 
     fn abort(self: Box<Self>) -> Result<()> {

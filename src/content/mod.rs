@@ -84,7 +84,8 @@ pub trait Ingest: Write + Send {
     /// Those of the store.
     fn restart(&mut self) -> Result<()>;
 
-    /// Makes it a blob, if it is what was expected. That somebody else has put it there meanwhile is fine.
+    /// Makes it a blob, if it is what was expected. That somebody else has put it there meanwhile is fine; then the time
+    /// that is told is not that of the blob.
     ///
     /// # Errors
     /// `Corrupt` if it has another digest or more bytes than expected, and then nothing is left to go on with;
@@ -173,6 +174,20 @@ pub trait ContentStore: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// `NotFound`; `Unsupported` for digests that it has none of.
     fn delete(&self, digest: &Digest) -> Result<Freed>;
+
+    /// Takes back a blob that was `put` there: deletes it, unless somebody else has asked for it since, or had put it there
+    /// before. As quick as [`ContentStore::delete`].
+    ///
+    /// # Errors
+    /// Those of the store.
+    fn take_back(&self, put: &ContentInfo) -> Result<Option<Freed>> {
+        match self.info(&put.digest) {
+            Ok(info) if info.updated == put.updated => self.delete(&put.digest).map(Some),
+            Ok(_) => Ok(None),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
 
     /// Calls `each` for every blob, in no order.
     ///

@@ -117,6 +117,19 @@ impl ContentStore for OciLayout {
         unlink(&blobs, digest, name)?.ok_or_else(|| not_found(OPERATION, digest))
     }
 
+    fn take_back(&self, put: &ContentInfo) -> Result<Option<Freed>> {
+        const OPERATION: &str = "take back blob";
+        let Some(root) = self.place.root(OPERATION)? else { return Ok(None) };
+        // Nobody asks for it between the look and the deletion.
+        let _lock = root.lock(OPERATION, FlockOperation::LockExclusive)?;
+        match self.info(&put.digest) {
+            Ok(info) if info.updated == put.updated => self.delete(&put.digest).map(Some),
+            Ok(_) => Ok(None),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     fn list(&self, each: &mut dyn FnMut(ContentInfo) -> Result<()>) -> Result<()> {
         const OPERATION: &str = "list blobs";
         let Some(blobs) = self.blobs(OPERATION)? else { return Ok(()) };
@@ -194,6 +207,9 @@ impl ContentStore for OciLayout {
 impl OciLayout {
     /// The blob, if it is there in this size; then it counts as put there now. One of another size is damaged, and will
     /// be replaced.
+    ///
+    /// Its time on the disk is never again that of the one who put it there, nor the one that is told here: so whoever
+    /// wants to take back what it put there sees that somebody else asked for it.
     pub(super) fn asked_for(
         &self,
         operation: &'static str,
@@ -209,7 +225,9 @@ impl OciLayout {
         if size_bytes.is_some_and(|size| size != size_and_time(&stat).0) {
             return Ok(None);
         }
-        let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+        // Finer than the clock by which the kernel sets times.
+        let now = Timestamp::now();
+        let now = rustix::fs::Timespec { tv_sec: now.secs, tv_nsec: now.nanos.into() };
         let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
         match rustix::fs::utimensat(&blobs, name, &times, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(()) => Ok(Some(ContentInfo { updated: Timestamp::now(), ..described(digest, &stat) })),

@@ -26,7 +26,7 @@ pub use change::{Change, ChangeKind, FileId, Meta, Xattrs};
 pub use layer::Written;
 pub use plain::PlainTree;
 pub use stack::StackTree;
-pub use tree::Tree;
+pub use tree::{Form, Tree};
 pub use walk::Extent;
 
 use crate::archive::Writer;

@@ -21,6 +21,15 @@ fn directories(paths: &LayerPaths) -> Vec<PathBuf> {
     upper.chain(&paths.lowers).cloned().collect()
 }
 
+/// What the directories of snapshots are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Layers of a stack, with marks, also where there is only one.
+    Layers,
+    /// A single one is a whole tree as it is.
+    Whole,
+}
+
 /// A tree to be looked at.
 pub enum Tree {
     /// There is nothing in it.
@@ -34,14 +43,15 @@ pub enum Tree {
 impl Tree {
     /// The trees of two snapshots that are to be compared, the base first; without a base it is empty.
     ///
-    /// A snapshot that is a single directory is seen as that directory, as a mount of it shows it, unless the other one
-    /// is a stack: then its directory is a layer of that stack, or may be, and is read the same way.
+    /// A snapshot that is a single directory is seen as that directory, unless `form` or the other one says that it is a
+    /// layer of a stack: then marks in it are marks.
     ///
     /// # Errors
     /// Those of the disk, with the directory named.
-    pub fn pair(base: Option<&LayerPaths>, new: &LayerPaths) -> Result<(Tree, Tree)> {
+    pub fn pair(base: Option<&LayerPaths>, new: &LayerPaths, form: Form) -> Result<(Tree, Tree)> {
         let (base, new) = (base.map(directories), directories(new));
-        let stacked = new.len() > 1 || base.as_ref().is_some_and(|base| base.len() > 1);
+        let stacked =
+            form == Form::Layers || new.len() > 1 || base.as_ref().is_some_and(|base| base.len() > 1);
         let open = |dirs: &[PathBuf]| match dirs {
             [only] if !stacked => Ok(Tree::Plain(PlainTree::open(only)?)),
             dirs => Ok(Tree::Stack(StackTree::open(dirs)?)),

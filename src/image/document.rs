@@ -343,20 +343,21 @@ pub struct PackedLayer {
     pub created_by: String,
 }
 
-/// A configuration for these layers, the lowest first: that of `base`, an image whose layers are the first ones, with what
-/// it says of the others added; or a new one.
+/// A configuration for these layers, the lowest first: that of `base`, an image whose layers are the first ones, perhaps
+/// packed anew, with what there is to say of the others added; or a new one.
 ///
 /// # Errors
 /// `InvalidArgument` if `base` is no configuration.
 pub fn make_config(base: Option<&[u8]>, layers: &[PackedLayer], machine: &Platform) -> Result<Vec<u8>> {
     use serde_json::{Value, json};
     let known = match base {
-        Some(bytes) => config("base configuration", bytes)?.diff_ids.len(),
-        None => 0,
+        Some(bytes) => config("base configuration", bytes)?.diff_ids,
+        None => Vec::new(),
     };
-    if let (Some(bytes), true) = (base, known == layers.len()) {
+    if let (Some(bytes), true) = (base, known.iter().eq(layers.iter().map(|l| &l.diff_id))) {
         return Ok(bytes.to_vec());
     }
+    let known = known.len();
     let mut value: Value = match base {
         Some(bytes) => serde_json::from_slice(bytes).map_err(|e| invalid("base configuration", e))?,
         None => json!({

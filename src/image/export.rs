@@ -25,6 +25,9 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+/// The label of a snapshot whose blob was packed here, not imported: how.
+pub const PACKED_AS: &str = "containerd.io/snapshot/plywood.packed-as";
+
 /// How an image is exported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportOptions {
@@ -70,7 +73,14 @@ pub fn export(
 ) -> Result<Exported> {
     let content = snapshotter.content();
     let export = Export { snapshotter, content, options, watcher };
-    export.run(name, out).map_err(|e| e.during("export", quoted(name)))
+    let mut put = Vec::new();
+    let exported = export.run(name, out, &mut put);
+    for put in &put {
+        if let Err(error) = snapshotter.drop_unreferenced(put) {
+            tracing::warn!(digest = %put.digest, %error, "a blob that nobody refers to stays until it is old");
+        }
+    }
+    exported.map_err(|e| e.during("export", quoted(name)))
 }
 
 struct Export<'a> {
@@ -81,15 +91,15 @@ struct Export<'a> {
 }
 
 impl Export<'_> {
-    fn run(&self, name: &str, out: impl Write) -> Result<Exported> {
+    /// `put` gets the blobs that were made for this archive alone.
+    fn run(&self, name: &str, out: impl Write, put: &mut Vec<ContentInfo>) -> Result<Exported> {
         let chain = self.chain(name)?;
         let mut layers = Vec::with_capacity(chain.len());
         for (at, info) in chain.iter().enumerate() {
             let title = format!("layer {} of {}", at + 1, chain.len());
-            layers.push(self.layer(info, &title)?);
+            layers.push(self.layer(info, &title, put)?);
         }
-        let config =
-            document::make_config(self.base(&chain, &layers)?.as_deref(), &layers, &Platform::here())?;
+        let config = document::make_config(self.base(&chain)?.as_deref(), &layers, &Platform::here())?;
         let described = |bytes: &[u8], media_type: &str| Described {
             digest: sha256(bytes),
             size_bytes: bytes.len() as u64,
@@ -141,12 +151,12 @@ impl Export<'_> {
     }
 
     /// The configuration of the nearest image that the chain is built upon.
-    fn base(&self, chain: &[Info], layers: &[PackedLayer]) -> Result<Option<Vec<u8>>> {
+    fn base(&self, chain: &[Info]) -> Result<Option<Vec<u8>>> {
         for (at, info) in chain.iter().enumerate().rev() {
             let Some(digest) = info.labels.get(CONFIG).and_then(|d| Digest::parse(d).ok()) else { continue };
             let Some(bytes) = self.document(&digest, &info.name)? else { continue };
-            let diff_ids = document::config(digest.as_str(), &bytes)?.diff_ids;
-            if diff_ids.iter().eq(layers[..=at].iter().map(|l| &l.diff_id)) {
+            // A layer that was packed anew has another digest, and is the same layer.
+            if document::config(digest.as_str(), &bytes)?.diff_ids.len() == at + 1 {
                 return Ok(Some(bytes));
             }
         }
@@ -182,13 +192,14 @@ impl Export<'_> {
     }
 
     /// A layer as a blob: the one that is known, or one that is packed now.
-    fn layer(&self, info: &Info, title: &str) -> Result<PackedLayer> {
+    fn layer(&self, info: &Info, title: &str, put: &mut Vec<ContentInfo>) -> Result<PackedLayer> {
         go_on(self.watcher, "export")?;
         let created = Timestamp { nanos: 0, ..self.bounded(info.created) };
         let created = created.to_string().replace(".000000000", "");
         let created_by = "plywood commit".to_owned();
         let known = self.snapshotter.get_blob(&info.name)?;
         if let Some(blob) = known
+            && self.may_reuse(info)
             && let Ok(present) = self.content.info(&blob.digest)
         {
             let media_type = match blob.media_type.as_str() {
@@ -217,22 +228,48 @@ impl Export<'_> {
         }
         let (packed, blob) = packed?;
         let media_type = self.options.compression.media_type().to_owned();
-        // Bounded times are for this archive alone; and what is known of a snapshot stays.
-        if self.options.source_date_epoch.is_none() {
-            let blob = Blob {
-                digest: blob.digest.clone(),
-                media_type: media_type.clone(),
-                size_bytes: blob.size_bytes,
-            };
-            match self.snapshotter.set_blob(&info.name, &blob) {
-                Err(e) if e.kind() == ErrorKind::FailedPrecondition => {}
-                other => drop(other?),
-            }
-            self.note_diff_id(info, &packed.diff_id)?;
+        if !self.remember(info, &packed.diff_id, &blob, &media_type)? {
+            put.push(blob.clone());
         }
         task.finish("");
         let blob = Described { digest: blob.digest, size_bytes: blob.size_bytes, media_type };
         Ok(PackedLayer { diff_id: packed.diff_id, blob, created, created_by })
+    }
+
+    /// True if a blob that is known is what would be packed, or came with an image, which counts more.
+    fn may_reuse(&self, info: &Info) -> bool {
+        let packed_as = info.labels.get(PACKED_AS);
+        packed_as.is_none_or(|how| self.options.source_date_epoch.is_none() && *how == self.packed_as())
+    }
+
+    /// How layers are packed here, as [`PACKED_AS`] has it.
+    fn packed_as(&self) -> String {
+        let xattrs = match self.options.xattrs {
+            Xattrs::Caps => "caps",
+            Xattrs::User => "user",
+        };
+        format!("{} {xattrs}", self.options.compression)
+    }
+
+    /// Notes what a layer was packed as, for the next time; false if the blob is for this archive alone, because its times
+    /// are bounded or the snapshot has another blob.
+    fn remember(&self, info: &Info, diff_id: &Digest, blob: &ContentInfo, media_type: &str) -> Result<bool> {
+        if self.options.source_date_epoch.is_some() {
+            return Ok(false);
+        }
+        let (digest, media_type) = (blob.digest.clone(), media_type.to_owned());
+        match self.snapshotter.set_blob(&info.name, &Blob { digest, media_type, size_bytes: blob.size_bytes })
+        {
+            Err(e) if e.kind() == ErrorKind::FailedPrecondition => return Ok(false),
+            other => drop(other?),
+        }
+        let labels = Labels::from([
+            (DIFF_ID.to_owned(), diff_id.to_string()),
+            (PACKED_AS.to_owned(), self.packed_as()),
+        ]);
+        let paths = [DIFF_ID, PACKED_AS].map(|key| format!("labels.{key}"));
+        self.snapshotter.update(&info.name, &labels, &paths)?;
+        Ok(true)
     }
 
     /// Packs a layer into the content store.

@@ -16,11 +16,12 @@ use super::watch::{Asked, Task, Watched, Watcher, go_on};
 use crate::apply::Below;
 use crate::archive::{Limits, Reader};
 use crate::compress::{Compression, decoder};
-use crate::content::{Begun, ContentStore, Expected, Ingest, OciLayout};
+use crate::content::{Begun, ContentInfo, ContentStore, Expected, Ingest, OciLayout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshotter::{AppliedLayer, IMAGE_LABELS, Layered, Snapshotter};
 use crate::store::{Blob, Digest};
-use crate::types::{Labels, quoted};
+use crate::types::{Info, Labels, SnapshotKind, check_labels, quoted};
+use parking_lot::Mutex;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -131,30 +132,40 @@ struct Found {
 
 impl Import<'_> {
     fn directory(&self, path: &Path) -> Result<Imported> {
-        let from = OciLayout::open_foreign(path)?;
+        let from = OciLayout::open_foreign(path).map_err(of_outside)?;
         let subject = path.display().to_string();
-        let index = path.join(INDEX);
-        let failed = |e| Error::io("import", index.display().to_string(), e);
-        document::check_size(&subject, std::fs::metadata(&index).map_err(failed)?.len())?;
-        let index = std::fs::read(&index).map_err(failed)?;
-        let found = self.of_index(&from, &subject, &index)?;
-        for described in &found.layers {
-            self.fetch(&from, described).map_err(|e| of_outside(e).during("import", subject.as_str()))?;
+        let mut put = Vec::new();
+        let imported = self.of_directory(&from, &subject, &mut put);
+        self.take_back(&put, imported.is_ok());
+        imported.map_err(|e| e.during("import", subject.as_str()))
+    }
+
+    fn of_directory(&self, from: &OciLayout, subject: &str, put: &mut Vec<ContentInfo>) -> Result<Imported> {
+        let found = self.of_index(from, subject, &from.index().map_err(of_outside)?)?;
+        let document = |bytes: &Vec<u8>, media_type: &str| Described {
+            digest: sha256(bytes),
+            size_bytes: bytes.len() as u64,
+            media_type: media_type.to_owned(),
+        };
+        let manifest = found.manifest.as_ref().map(|bytes| document(bytes, document::media::MANIFEST));
+        let config = document(&found.config, document::media::CONFIG);
+        for described in found.layers.iter().chain(&manifest).chain([&config]) {
+            if put.iter().all(|put| put.digest != described.digest) {
+                put.push(self.fetch(from, described).map_err(of_outside)?);
+            }
         }
-        self.unpack(&subject, found)
+        self.unpack(subject, found)
     }
 
     /// Copies a blob into the content store, unless it is there.
-    fn fetch(&self, from: &OciLayout, described: &Described) -> Result<()> {
-        if self.content.info(&described.digest).is_ok() {
-            return Ok(());
-        }
-        let task = self.watcher.begin(&format!("blob {}", described.digest), Some(described.size_bytes));
-        let source = Watched::new(from.open(&described.digest)?, Arc::clone(&task));
-        let mut source = Guarded { inner: source, watcher: self.watcher };
-        keep(self.content, &Expected::new(&described.digest, described.size_bytes), &mut source)?;
+    fn fetch(&self, from: &OciLayout, described: &Described) -> Result<ContentInfo> {
+        let digest = &described.digest;
+        let task = self.watcher.begin(&format!("blob {digest}"), Some(described.size_bytes));
+        let source = from.open(digest).map_err(missing)?;
+        let mut source = Guarded { inner: Watched::new(source, Arc::clone(&task)), watcher: self.watcher };
+        let info = keep(self.content, &Expected::new(digest, described.size_bytes), &mut source)?;
         task.finish("");
-        Ok(())
+        Ok(info)
     }
 
     fn archive(
@@ -164,6 +175,10 @@ impl Import<'_> {
         total: Option<u64>,
     ) -> Result<Imported> {
         let glance = glance(&mut stream).map_err(|e| Error::io("read", subject, e))?;
+        if glance.is_empty() {
+            let cause = "it is empty: whatever should have written it did not";
+            return Err(Error::new(ErrorKind::InvalidArgument, "read image", subject, cause));
+        }
         let is_image = self.options.taken == Taken::AsItLooks && begins_image(&glance);
         let stream = std::io::Cursor::new(glance).chain(stream);
         if !is_image {
@@ -173,10 +188,7 @@ impl Import<'_> {
         let stream = decoder(Watched::new(stream, Arc::clone(&task)))?;
         let mut members = Members::default();
         let imported = self.of_members(&mut members, stream, subject, &task);
-        if imported.is_err() {
-            // What came for nothing goes again.
-            members.new_blobs().for_each(|digest| self.drop_blob(digest));
-        }
+        self.take_back(members.put(), imported.is_ok());
         imported
     }
 
@@ -201,10 +213,16 @@ impl Import<'_> {
         self.unpack(subject, found?)
     }
 
-    /// Deletes a blob that nobody refers to.
-    fn drop_blob(&self, digest: &Digest) {
-        if let Err(error) = self.snapshotter.drop_unreferenced(digest) {
-            tracing::warn!(%digest, %error, "a blob that is not wanted stays until it is old");
+    /// What came for nothing, or was not wanted for longer, goes again, unless somebody else relies on it.
+    fn take_back(&self, put: &[ContentInfo], imported: bool) {
+        for put in put {
+            let is_kept = imported && self.options.blobs == Blobs::Kept;
+            if is_kept && self.snapshotter.snapshots_of(&put.digest).is_ok_and(|names| !names.is_empty()) {
+                continue;
+            }
+            if let Err(error) = self.snapshotter.drop_unreferenced(put) {
+                tracing::warn!(digest = %put.digest, %error, "a blob that is not wanted stays until it is old");
+            }
         }
     }
 
@@ -262,7 +280,7 @@ impl Import<'_> {
     fn docker_layer(&self, members: &Members, path: &str) -> Result<Described> {
         let (digest, size_bytes) = members.blob(path)?;
         let mut begin = [0; 16];
-        let mut source = self.content.open(&digest)?;
+        let mut source = self.content.open(&digest).map_err(missing)?;
         let mut length = 0;
         while length < begin.len() {
             match source.read(&mut begin[length..]).map_err(|e| Error::io("read blob", digest.as_str(), e))? {
@@ -279,7 +297,7 @@ impl Import<'_> {
         let subject = described.digest.as_str();
         document::check_size(subject, described.size_bytes)?;
         let mut bytes = Vec::new();
-        let source = from.open(&described.digest)?;
+        let source = from.open(&described.digest).map_err(|e| of_outside(missing(e)))?;
         let limit = document::MAX_BYTES + 1;
         source.take(limit).read_to_end(&mut bytes).map_err(|e| Error::io("read blob", subject, e))?;
         if bytes.len() as u64 != described.size_bytes || sha256(&bytes) != described.digest {
@@ -308,35 +326,23 @@ impl Import<'_> {
         }
         let layers: Vec<Layer> =
             found.layers.into_iter().zip(diff_ids).map(|(blob, diff_id)| Layer { blob, diff_id }).collect();
-        let unpacked = unpack(self.snapshotter, self.content, &layers, self.options.blobs, self.watcher);
-        if self.options.blobs == Blobs::Dropped {
-            for layer in &layers {
-                self.drop_blob(&layer.blob.digest);
-            }
-        }
-        let unpacked = unpacked?;
-        let Some(top) = unpacked.last() else { return invalid("it has no layers".to_owned()) };
-        let config = self.keep_small(&found.config)?;
         // Of no use without the blobs that it tells of.
         let manifest = found.manifest.filter(|_| self.options.blobs == Blobs::Kept);
-        let manifest = manifest.map(|bytes| self.keep_small(&bytes)).transpose()?;
         let labels = [
-            (CONFIG, Some(config.to_string())),
-            (MANIFEST, manifest.map(|digest| digest.to_string())),
+            (CONFIG, Some(sha256(&found.config).to_string())),
+            (MANIFEST, manifest.map(|bytes| sha256(&bytes).to_string())),
             (IMAGE, found.image.clone()),
         ];
         let labels: Labels =
             labels.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
-        let paths: Vec<String> = labels.keys().map(|key| format!("labels.{key}")).collect();
+        // A name that no label can hold is told before there is anything that could have it.
+        let labels = check_labels("import", labels)?;
+        let unpacked = unpack(self.snapshotter, self.content, &layers, self.options.blobs, self.watcher)?;
+        let Some(top) = unpacked.last() else { return invalid("it has no layers".to_owned()) };
+        // Also those that it does not have: another image may have had the same layers.
+        let paths = [CONFIG, MANIFEST, IMAGE].map(|key| format!("labels.{key}"));
         self.snapshotter.update(&top.name, &labels, &paths)?;
         Ok(Imported { name: top.name.clone(), image: found.image, layers: unpacked })
-    }
-
-    /// Keeps a document in the content store.
-    fn keep_small(&self, mut bytes: &[u8]) -> Result<Digest> {
-        let digest = sha256(bytes);
-        keep(self.content, &Expected::new(&digest, bytes.len() as u64), &mut bytes)?;
-        Ok(digest)
     }
 
     /// Imports a root file system, whose digest is known only when it is here.
@@ -344,14 +350,23 @@ impl Import<'_> {
         let key = crate::layout::by_this_process("import");
         self.snapshotter.prepare_held(&key, None, Labels::new(), &Asked(self.watcher))?;
         let made = self.files_into(&key, stream, total);
-        if !matches!(&made, Ok((_, Made::Now)))
+        if !matches!(&made, Ok((_, Made::Now, _)))
             && let Err(error) = self.snapshotter.remove(&key)
         {
             tracing::warn!(key, %error, "a root file system that was not unpacked whole stays until the next cleanup");
         }
-        let (diff_id, made) = made?;
+        let (diff_id, made, warnings) = made?;
         let name = diff_id.to_string();
-        Ok(Imported { name: name.clone(), image: None, layers: vec![Unpacked { name, diff_id, made }] })
+        Ok(Imported {
+            name: name.clone(),
+            image: None,
+            layers: vec![Unpacked { name, diff_id, made, warnings }],
+        })
+    }
+
+    fn is_committed(&self, name: &str) -> bool {
+        let is_it = |info: Info| info.kind == SnapshotKind::Committed && info.parent.is_empty();
+        self.snapshotter.stat(name).is_ok_and(is_it)
     }
 
     fn files_into(
@@ -359,10 +374,10 @@ impl Import<'_> {
         key: &str,
         stream: impl Read + Send + 'static,
         total: Option<u64>,
-    ) -> Result<(Digest, Made)> {
+    ) -> Result<(Digest, Made, Vec<String>)> {
         let task = self.watcher.begin("root file system", total);
         let stream = Watched::new(stream, Arc::clone(&task));
-        let (layered, ingest) = match self.options.blobs {
+        let (applied, ingest) = match self.options.blobs {
             Blobs::Dropped => {
                 let layered = self.snapshotter.apply(key, stream, Below::Nothing, &Asked(self.watcher))?;
                 (applied_of(layered)?.0, None)
@@ -377,12 +392,15 @@ impl Import<'_> {
                         "a blob that nobody knows is there",
                     ));
                 };
-                let tee = Tee { inner: stream, ingest };
+                let ingest = Arc::new(Mutex::new(Some(ingest)));
+                let tee = Tee { inner: stream, ingest: Arc::clone(&ingest) };
                 let layered = self.snapshotter.apply(key, tee, Below::Nothing, &Asked(self.watcher));
+                // Whoever reads ahead may have the reader still.
+                let ingest = ingest.lock().take();
                 match layered.and_then(applied_of) {
-                    Ok((applied, tee)) => (applied, Some(tee.ingest)),
+                    Ok((applied, _)) => (applied, ingest),
                     Err(error) => {
-                        if let Err(error) = self.content.abort(&reference) {
+                        if let Some(Err(error)) = ingest.map(Ingest::abort) {
                             tracing::warn!(%error, "a blob that is not whole stays until it is old");
                         }
                         return Err(error);
@@ -390,7 +408,13 @@ impl Import<'_> {
                 }
             }
         };
-        let applied = layered;
+        if !applied.has_end {
+            if let Some(Err(error)) = ingest.map(Ingest::abort) {
+                tracing::warn!(%error, "a blob that is not whole stays until it is old");
+            }
+            let cause = "it has no end: the archive is empty, or was cut off";
+            return Err(Error::new(ErrorKind::InvalidArgument, "import", "root file system", cause));
+        }
         if let Some(ingest) = ingest {
             let info = ingest.commit()?;
             let media_type = applied.compression.media_type().to_owned();
@@ -401,12 +425,17 @@ impl Import<'_> {
         let labels = Labels::from([(super::unpack::DIFF_ID.to_owned(), name.clone())]);
         let made = match self.snapshotter.commit(&name, key, labels, None, &Asked(self.watcher)) {
             Ok(()) => Made::Now,
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => Made::Before,
+            Err(e) if e.kind() == ErrorKind::AlreadyExists && self.is_committed(&name) => Made::Before,
             Err(e) => return Err(e),
         };
         task.finish(if made == Made::Before { "there already" } else { "" });
-        Ok((applied.diff_id, made))
+        Ok((applied.diff_id, made, applied.applied.warnings))
     }
+}
+
+/// What an image tells of and does not hold is a fault of the image.
+fn missing(error: Error) -> Error {
+    if error.kind() == ErrorKind::NotFound { error.as_kind(ErrorKind::InvalidArgument) } else { error }
 }
 
 /// What was applied; the lowest layer never needs another one.
@@ -419,16 +448,19 @@ fn applied_of<R>(layered: Layered<R>) -> Result<(AppliedLayer, R)> {
     }
 }
 
-/// A reader that keeps what is read in the content store.
+/// A reader that keeps what is read in the content store, until its ingest is taken.
 struct Tee<R> {
     inner: R,
-    ingest: Box<dyn Ingest>,
+    ingest: Arc<Mutex<Option<Box<dyn Ingest>>>>,
 }
 
 impl<R: Read> Read for Tee<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let came = self.inner.read(buffer)?;
-        self.ingest.write_all(&buffer[..came])?;
+        match self.ingest.lock().as_mut() {
+            Some(ingest) => ingest.write_all(&buffer[..came])?,
+            None => return Err(io::Error::other("nobody wants it any more")),
+        }
         Ok(came)
     }
 }

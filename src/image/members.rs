@@ -17,6 +17,9 @@ use std::io::{self, Read};
 /// Members that an archive of images may have.
 const MAX_MEMBERS: u64 = 100_000;
 
+/// Bytes that the names of all members may have together, with what links say: they are kept in memory.
+const MAX_NAME_BYTES: usize = 8 << 20;
+
 /// Links that are followed from one member to another.
 const MAX_LINKS: usize = 8;
 
@@ -27,13 +30,13 @@ pub struct Members {
     documents: BTreeMap<String, Vec<u8>>,
     blobs: BTreeMap<String, Blob>,
     links: BTreeMap<String, String>,
+    /// What was put into the store, or was there.
+    put: Vec<ContentInfo>,
 }
 
 struct Blob {
     digest: Digest,
     size_bytes: u64,
-    /// It was put into the store now.
-    is_new: bool,
 }
 
 /// The documents that tell which images there are.
@@ -57,7 +60,9 @@ pub fn sign(path: &[u8]) -> Sign {
     let Some(path) = std::str::from_utf8(path).ok().map(clean) else { return Sign::Files };
     let first = path.split('/').next().unwrap_or_default();
     let is_hash = |name: &str| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    // With the prefix as go-containerregistry writes it.
     let stem = first.split('.').next().unwrap_or_default();
+    let stem = stem.strip_prefix("sha256:").unwrap_or(stem);
     match first {
         "" => Sign::Neither,
         "blobs" | "oci-layout" | INDEX | DOCKER | "repositories" => Sign::Image,
@@ -96,7 +101,7 @@ fn invalid(subject: &str, cause: impl Into<String>) -> Error {
 }
 
 impl Members {
-    /// Reads an archive to its end. What was ingested by then is told by [`Members::new_blobs`], also after a failure.
+    /// Reads an archive to its end. What was ingested by then is told by [`Members::put`], also after a failure.
     ///
     /// # Errors
     /// `InvalidArgument` if it is damaged, or a member is not what its name says; those of the content store.
@@ -108,8 +113,17 @@ impl Members {
     ) -> Result<()> {
         let limits = Limits { entries: MAX_MEMBERS, ..Limits::default() };
         let mut reader = Reader::new(source, limits);
+        let mut name_bytes = 0;
         while let Some(entry) = reader.next()? {
             go_on(watcher, "import")?;
+            name_bytes += entry.path.len();
+            if let EntryKind::Symlink(target) | EntryKind::HardLink(target) = &entry.kind {
+                name_bytes += target.len();
+            }
+            if name_bytes > MAX_NAME_BYTES {
+                let cause = format!("the names of its members have more than {MAX_NAME_BYTES} bytes");
+                return Err(invalid("archive", cause));
+            }
             let Ok(path) = std::str::from_utf8(&entry.path).map(clean) else { continue };
             match &entry.kind {
                 EntryKind::File if path == INDEX || path == DOCKER => {
@@ -147,19 +161,21 @@ impl Members {
         watcher: &dyn Watcher,
     ) -> Result<()> {
         let digest = document::blob_of_path(&path);
-        // What is in the store was checked when it came: nobody reads it again.
-        let known = digest.as_ref().and_then(|digest| content.info(digest).ok());
-        let is_new = known.is_none();
-        let info = match known {
-            Some(info) => info,
-            None => {
-                let expected = Expected { digest, size_bytes: Some(entry.size_bytes) };
-                let mut member = Member::new(reader, entry, watcher);
-                keep(content, &expected, &mut member)
-                    .map_err(|e| of_outside(e).during("read image", path.as_str()))?
-            }
-        };
-        self.blobs.insert(path, Blob { digest: info.digest, size_bytes: info.size_bytes, is_new });
+        // What is in the store was checked when it came: nobody reads it again, and it counts as put there now.
+        if let Some(digest) = &digest
+            && let Some(put) = self.put.iter().find(|put| put.digest == *digest)
+        {
+            // Once more in one archive.
+            let size_bytes = put.size_bytes;
+            self.blobs.insert(path, Blob { digest: digest.clone(), size_bytes });
+            return Ok(());
+        }
+        let expected = Expected { digest, size_bytes: Some(entry.size_bytes) };
+        let mut member = Member::new(reader, entry, watcher);
+        let info = keep(content, &expected, &mut member)
+            .map_err(|e| of_outside(e).during("read image", path.as_str()))?;
+        self.blobs.insert(path, Blob { digest: info.digest.clone(), size_bytes: info.size_bytes });
+        self.put.push(info);
         Ok(())
     }
 
@@ -186,9 +202,9 @@ impl Members {
         Err(invalid(&path, "the archive does not hold it"))
     }
 
-    /// The blobs that came with this archive, some of which may have been there before.
-    pub fn new_blobs(&self) -> impl Iterator<Item = &Digest> {
-        self.blobs.values().filter(|blob| blob.is_new).map(|blob| &blob.digest)
+    /// The blobs of this archive, as they were put into the store; some may have been there before.
+    pub fn put(&self) -> &[ContentInfo] {
+        &self.put
     }
 }
 
@@ -216,7 +232,7 @@ pub fn of_outside(error: Error) -> Error {
     }
 }
 
-/// The content of a member, with its holes.
+/// The content of a member, which has no holes.
 struct Member<'a, R> {
     reader: &'a mut Reader<R>,
     watcher: &'a dyn Watcher,
@@ -244,12 +260,10 @@ impl<R: Read> Read for Member<'_, R> {
             self.segment = Some(next.map_or((self.size_bytes, 0), |s| (s.offset_bytes, s.length_bytes)));
         }
         let (offset, left) = self.segment.unwrap_or((self.size_bytes, 0));
-        let hole = offset.saturating_sub(self.done_bytes);
-        if hole > 0 {
-            let length = usize::try_from(hole).unwrap_or(usize::MAX).min(buffer.len());
-            buffer[..length].fill(0);
-            self.done_bytes += length as u64;
-            return Ok(length);
+        if offset != self.done_bytes {
+            // Nobody writes blobs with holes, but who wants to fill a disk with few bytes.
+            let cause = "it has holes, and members of an archive of images have none";
+            return Err(invalid("sparse member", cause).into());
         }
         let came = self.reader.read(buffer)?;
         self.done_bytes += came as u64;
@@ -278,6 +292,8 @@ mod tests {
             (&format!("{hash}/"), Sign::Image),
             (&format!("{hash}.json"), Sign::Image),
             (&format!("{hash}/layer.tar"), Sign::Image),
+            (&format!("sha256:{hash}"), Sign::Image),
+            (&format!("{hash}.tar.gz"), Sign::Image),
             ("bin/", Sign::Files),
             ("./etc/passwd", Sign::Files),
             ("/etc", Sign::Files),

@@ -18,6 +18,7 @@ use crate::snapshotter::{Layered, Snapshotter};
 use crate::store::{Blob, Digest};
 use crate::types::{Labels, SnapshotKind, quoted};
 use crossbeam::channel::{Receiver, bounded};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::sync::Arc;
@@ -56,6 +57,8 @@ pub struct Unpacked {
     pub diff_id: Digest,
     /// Whether it was made.
     pub made: Made,
+    /// What was left out, the first of it in words.
+    pub warnings: Vec<String>,
 }
 
 /// Whether the blobs of layers stay in the content store.
@@ -81,13 +84,17 @@ pub fn unpack(
 ) -> Result<Vec<Unpacked>> {
     let diff_ids: Vec<Digest> = layers.iter().map(|l| l.diff_id.clone()).collect();
     let names: Vec<String> = chain_ids(&diff_ids).iter().map(ToString::to_string).collect();
-    let work = Work { snapshotter, content, layers, names: &names, blobs, watcher };
+    let work =
+        Work { snapshotter, content, layers, names: &names, blobs, watcher, warnings: Mutex::default() };
     // The chain is followed from its top: what is committed has its parents.
     let present = (0..layers.len()).rev().find(|&at| work.is_there(at)).map_or(0, |at| at + 1);
     for at in 0..present {
         work.adopt(at)?;
         let task = watcher.begin(&work.title(at), None);
         task.finish("there already");
+    }
+    for layer in &layers[present..] {
+        work.check(&layer.blob)?;
     }
     let at_once = work.at_once(layers.len() - present);
     if at_once > 1 {
@@ -96,11 +103,17 @@ pub fn unpack(
         work.one_by_one(present)?
     }
     let made = |at| if at < present { Made::Before } else { Made::Now };
+    let mut warnings = work.warnings.into_inner();
     Ok(names
         .iter()
         .zip(diff_ids)
         .enumerate()
-        .map(|(at, (name, diff_id))| Unpacked { name: name.clone(), diff_id, made: made(at) })
+        .map(|(at, (name, diff_id))| Unpacked {
+            name: name.clone(),
+            diff_id,
+            made: made(at),
+            warnings: warnings.remove(&at).unwrap_or_default(),
+        })
         .collect())
 }
 
@@ -111,6 +124,8 @@ struct Work<'a> {
     names: &'a [String],
     blobs: Blobs,
     watcher: &'a dyn Watcher,
+    /// What was left out of each layer.
+    warnings: Mutex<BTreeMap<usize, Vec<String>>>,
 }
 
 /// A layer in a snapshot of ours that is not committed yet. Removed when it is dropped.
@@ -157,6 +172,14 @@ impl Work<'_> {
         count.min(processors).min(MAX_AT_ONCE)
     }
 
+    /// Of an image that is not whole nothing is unpacked.
+    fn check(&self, blob: &Described) -> Result<()> {
+        self.content.open_sized(&blob.digest, blob.size_bytes).map(drop).map_err(|e| match e.kind() {
+            ErrorKind::NotFound | ErrorKind::Corrupt => e.as_kind(ErrorKind::InvalidArgument),
+            _ => e,
+        })
+    }
+
     /// A layer that was there may not know its blob: it is told.
     fn adopt(&self, at: usize) -> Result<()> {
         let blob = &self.layers[at].blob;
@@ -164,8 +187,8 @@ impl Work<'_> {
             return Ok(());
         }
         match self.snapshotter.set_blob(&self.names[at], &blob_of(blob)) {
-            // It came another time with another compression.
-            Err(e) if e.kind() == ErrorKind::FailedPrecondition => Ok(()),
+            // It came another time with another compression; or it has just gone with the last one that referred to it.
+            Err(e) if matches!(e.kind(), ErrorKind::FailedPrecondition | ErrorKind::NotFound) => Ok(()),
             other => other.map(drop),
         }
     }
@@ -261,7 +284,10 @@ impl Work<'_> {
         let applied = self.snapshotter.apply(&begun.key, source, below, &Asked(self.watcher));
         match applied.map_err(|e| e.during("unpack", layer.blob.digest.as_str()))? {
             Layered::NeedsLower => Ok(None),
-            Layered::Applied(applied, _) if applied.diff_id == layer.diff_id => Ok(Some(begun)),
+            Layered::Applied(applied, _) if applied.diff_id == layer.diff_id => {
+                self.warnings.lock().insert(at, applied.applied.warnings);
+                Ok(Some(begun))
+            }
             Layered::Applied(applied, _) => {
                 let cause = format!(
                     "its content has the digest {}, and the image says {}",
@@ -274,9 +300,6 @@ impl Work<'_> {
 
     fn commit(&self, at: usize, mut begun: Begun<'_>, parent: Option<&str>) -> Result<()> {
         let layer = &self.layers[at];
-        if self.blobs == Blobs::Kept {
-            self.snapshotter.set_blob(&begun.key, &blob_of(&layer.blob))?;
-        }
         let labels = Labels::from([(DIFF_ID.to_owned(), layer.diff_id.to_string())]);
         match self.snapshotter.commit(&self.names[at], &begun.key, labels, parent, &Asked(self.watcher)) {
             Ok(()) => begun.committed = true,
@@ -284,7 +307,8 @@ impl Work<'_> {
             Err(e) if e.kind() == ErrorKind::AlreadyExists && self.is_there(at) => {}
             Err(e) => return Err(e),
         }
-        Ok(())
+        // Not before: with a snapshot that is given up its blob would go, which others may be about to unpack.
+        self.adopt(at)
     }
 
     fn failed(&self, at: usize, cause: &str) -> Error {

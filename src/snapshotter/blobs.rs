@@ -13,7 +13,7 @@
 
 use super::{CleanupReport, Snapshotter, WALK_BATCH};
 use crate::backend::Progress;
-use crate::content::{ContentStore, Freed};
+use crate::content::{ContentInfo, ContentStore, Freed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Blob, BlobSet, Digest, Reader, Reconciled};
 use crate::types::{Timestamp, Usage, check_name, quoted};
@@ -100,18 +100,22 @@ impl Snapshotter {
         }
     }
 
-    /// Deletes a blob that no snapshot refers to and no label names; false if one does, or it is not there.
+    /// Takes back a blob: deletes it if no snapshot refers to it and no label names it, and it is as it was `put` there. False
+    /// if not, or if it is gone: somebody else has asked for it since, or had put it there before, and may rely on it.
     ///
     /// # Errors
     /// Those of the database and of the content store.
-    pub fn drop_unreferenced(&self, digest: &Digest) -> Result<bool> {
+    pub fn drop_unreferenced(&self, put: &ContentInfo) -> Result<bool> {
+        let digest = &put.digest;
         let mut freed = Vec::new();
         self.store.write("drop blob", |rows| {
             if used_of(rows, std::slice::from_ref(digest))?.contains(digest) {
                 return Ok(false);
             }
-            freed.extend(self.delete_content(digest)?);
-            rows.blob_deleted(digest)?;
+            freed.extend(self.content.take_back(put)?);
+            if !freed.is_empty() {
+                rows.blob_deleted(digest)?;
+            }
             Ok(!freed.is_empty())
         })
     }

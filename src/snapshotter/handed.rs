@@ -197,8 +197,8 @@ impl Snapshotter {
     ) -> Result<(PackedLayer, W)> {
         let sides = (self.side(left)?, self.side(right)?);
         let trees = match &sides {
-            (Side::Nothing, Side::Ours(new)) => Tree::pair(None, &paths(new))?,
-            (Side::Ours(base), Side::Ours(new)) => Tree::pair(Some(&paths(base)), &paths(new))?,
+            (Side::Nothing, Side::Ours(new)) => Tree::pair(None, &paths(new), self.form())?,
+            (Side::Ours(base), Side::Ours(new)) => Tree::pair(Some(&paths(base)), &paths(new), self.form())?,
             (base, new) => (tree(base)?, tree(new)?),
         };
         let packed = pack_trees(&trees, out, compression, options, progress);

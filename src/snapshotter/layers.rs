@@ -8,12 +8,12 @@ use super::mounted::{hold_row, in_use, is_held_by};
 use super::{LayerPaths, Snapshotter};
 use crate::apply::{self, Below, DirTarget, OverlayTarget, SameOwner};
 use crate::archive::{Limits, Reader, Writer};
-use crate::backend::Progress;
 use crate::backend::delete::delete_at;
+use crate::backend::{BackendName, Progress};
 use crate::compress::{
     Compression, Decoder, Encoder, Hasher, HashingReader, HashingWriter, ReadAhead, decoder,
 };
-use crate::diff::{self, Change, DiffOptions, Tree};
+use crate::diff::{self, Change, DiffOptions, Form, Tree};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Digest, MountRow, ProcessMark, Record};
 use crate::types::{SnapshotId, SnapshotKind, check_name, quoted};
@@ -32,6 +32,8 @@ pub struct AppliedLayer {
     pub size_bytes: u64,
     /// How it was compressed.
     pub compression: Compression,
+    /// The archive has an end of its own. Many programs write none, but one without may have been cut off.
+    pub has_end: bool,
     /// What was done.
     pub applied: apply::Applied,
 }
@@ -224,6 +226,12 @@ impl Snapshotter {
         })
     }
 
+    /// What the directories of this backend are.
+    pub(super) fn form(&self) -> Form {
+        let stacks = self.backend().shares_directories_with(BackendName::Fuse);
+        if stacks { Form::Layers } else { Form::Whole }
+    }
+
     /// The trees of a snapshot and of what it is compared with: its parent, if `base` is not said.
     fn trees(&self, operation: &'static str, key: &str, base: Option<&str>) -> Result<(Tree, Tree)> {
         check_name(operation, key)?;
@@ -236,7 +244,8 @@ impl Snapshotter {
             }
         };
         let base = base.map(|base| self.layers(base)).transpose()?;
-        Tree::pair(base.as_ref(), &self.layers(key)?).map_err(|e| e.during(operation, quoted(key)))
+        let form = self.form();
+        Tree::pair(base.as_ref(), &self.layers(key)?, form).map_err(|e| e.during(operation, quoted(key)))
     }
 
     /// Tells every path in which a snapshot differs from another one, or from its parent, in the order of a layer.
@@ -313,10 +322,11 @@ pub(super) fn read_layer<R: Read + Send + 'static>(
         }
     };
     // What stands behind the end of the archive counts for its digest.
+    let has_end = reader.has_end();
     let (stream, diff_id, size_bytes) = reader.finish()?.finish()?;
     let decoder = stream.into_inner()?;
     let compression = decoder.compression();
-    let layer = AppliedLayer { diff_id, size_bytes, compression, applied };
+    let layer = AppliedLayer { diff_id, size_bytes, compression, has_end, applied };
     Ok(Layered::Applied(layer, decoder.into_inner()))
 }
 

@@ -258,6 +258,7 @@ impl Snapshotter {
             let kind = ErrorKind::FailedPrecondition;
             return Err(Error::new(kind, operation, quoted(&record.name), cause));
         }
+        check_whole(operation, record)?;
         let label = |name| record.labels.get(name).map(String::as_str);
         let request = MountRequest {
             id: record.id,
@@ -305,6 +306,18 @@ impl Snapshotter {
         self.remover.finish();
         self.store.close()
     }
+}
+
+/// Refuses a snapshot to which a layer is being applied, or was not applied whole: it can be looked at and removed.
+///
+/// # Errors
+/// `FailedPrecondition`.
+fn check_whole(operation: &'static str, record: &Record) -> Result<()> {
+    if record.flags & Record::INCOMPLETE == 0 {
+        return Ok(());
+    }
+    let cause = "a layer is being applied to it, or was not applied whole: wait for that, or remove it";
+    Err(Error::new(ErrorKind::FailedPrecondition, operation, quoted(&record.name), cause))
 }
 
 fn not_found(operation: &'static str, name: &str) -> Error {

@@ -44,7 +44,7 @@ impl Snapshotter {
             self.store.write("mount", |rows| {
                 // It may have been removed or committed meanwhile.
                 match rows.record(id)? {
-                    Some(now) if now.kind == record.kind => {}
+                    Some(now) if now.kind == record.kind => super::check_whole("mount", &now)?,
                     _ => return Err(super::not_found("mount", &record.name)),
                 }
                 rows.add_mount(&row.borrowed()).map(drop)
@@ -141,13 +141,14 @@ impl Snapshotter {
     /// snapshot is not removed.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound`; `FailedPrecondition` if a layer is not there whole.
     pub fn hold(&self, key: &str) -> Result<()> {
         check_name("hold", key)?;
         let process = ProcessMark::current()?;
         self.store.write("hold", |rows| {
-            let id = rows.find(self.realm(), key)?.id;
-            rows.add_mount(&hold_row(id, process)).map(drop)
+            let record = rows.find(self.realm(), key)?;
+            super::check_whole("hold", &record)?;
+            rows.add_mount(&hold_row(record.id, process)).map(drop)
         })
     }
 

@@ -3,6 +3,7 @@
 use crate::tree::{self, Entry};
 use crate::world::World;
 use plywood::apply::Below;
+use plywood::archive::{Entry as TarEntry, EntryKind, Writer};
 use plywood::backend::BackendName;
 use plywood::compress::Compression;
 use plywood::diff::{ChangeKind, DiffOptions, Xattrs};
@@ -11,7 +12,7 @@ use plywood::image::export::{ExportOptions, export};
 use plywood::image::import::{ImportOptions, Input, import};
 use plywood::image::unpack::Made;
 use plywood::snapshotter::{Layered, PackedLayer};
-use plywood::types::Labels;
+use plywood::types::{Labels, Timestamp};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Cursor;
@@ -245,4 +246,54 @@ pub fn a_layer_that_fails_leaves_nothing_that_could_be_committed(world: &World) 
     let busy = snapshotter.apply("mounted", Cursor::new(bytes), Below::Nothing, &());
     assert_eq!(busy.map(drop).expect_err("mounted").kind(), ErrorKind::Busy);
     snapshotter.unmount(&target).unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// What would be a mark by chance is none, also in a snapshot that has nothing below it yet.
+pub fn what_looks_like_a_mark_in_a_layer_is_none(world: &World) {
+    // A user namespace has no devices, and a whole tree in one leaves them out.
+    if std::env::var_os(crate::AGAIN).is_some() {
+        return;
+    }
+    let entry = |path: &str, kind: EntryKind, xattrs: &[(&str, &str)]| TarEntry {
+        path: path.as_bytes().to_vec(),
+        kind,
+        mode: 0o600,
+        uid: 0,
+        gid: 0,
+        size_bytes: 0,
+        mtime: Timestamp { secs: 1_000_000_000, nanos: 0 },
+        atime: None,
+        xattrs: xattrs.iter().map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec())).collect(),
+    };
+    let mut writer = Writer::new(Vec::new());
+    for entry in [
+        entry("dir/", EntryKind::Dir, &[("user.overlay.opaque", "y"), ("user.overlay.redirect", "/etc")]),
+        entry("dir/device", EntryKind::Char { major: 0, minor: 0 }, &[]),
+        entry("dir/empty", EntryKind::File, &[("user.overlay.metacopy", ""), ("user.overlay.whiteout", "y")]),
+    ] {
+        writer.entry(&entry).unwrap_or_else(|e| panic!("{e}"));
+    }
+    let layer = writer.finish().unwrap_or_else(|e| panic!("{e}"));
+    apply(world, "base", "", &layer);
+    let whole = |name: &str| {
+        let mut paths = Vec::new();
+        let told = world.snapshotter.changes(name, None, &(), &mut |change| {
+            paths.push(String::from_utf8(change.path).expect("text"));
+            Ok(())
+        });
+        told.unwrap_or_else(|e| panic!("{e}"));
+        paths
+    };
+    assert_eq!(whole("base"), ["dir", "dir/device", "dir/empty"]);
+    // The kernel's overlayfs has no device 0:0, and so the backend refuses to stack something on this.
+    if world.backend() == BackendName::Overlay {
+        return;
+    }
+    world.layer("top", "base", |root| write(&root.join("beside"), "x", 0o644));
+    assert_eq!(whole("top"), ["beside"]);
+    let seen = world.look("top", tree::read);
+    assert!(
+        seen.contains_key(Path::new("dir/device")) && seen.contains_key(Path::new("dir/empty")),
+        "{seen:?}"
+    );
 }

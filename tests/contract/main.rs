@@ -66,7 +66,7 @@ for_each_backend! {
         layers_travel_from_store_to_store;
     layers:
         a_layer_is_the_same_whatever_backend_packs_and_unpacks_it an_image_goes_to_another_backend_and_back
-        a_layer_that_fails_leaves_nothing_that_could_be_committed;
+        a_layer_that_fails_leaves_nothing_that_could_be_committed what_looks_like_a_mark_in_a_layer_is_none;
 }
 
 /// Set for this program where it runs in a user namespace.

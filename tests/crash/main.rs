@@ -7,6 +7,7 @@
 //! No mounts are needed: content is written to the directories that a snapshotter names. Only btrfs wants a disk of
 //! its own, and so root.
 
+mod imports;
 mod kills;
 mod points;
 
@@ -97,7 +98,10 @@ fn digest(snapshotter: &Snapshotter, name: &str) -> String {
                     todo.push(path.clone());
                     found.insert(path, Vec::new());
                 } else {
-                    let content = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+                    // A whiteout is a device.
+                    let is_file = path.is_file();
+                    let content = if is_file { std::fs::read(&path) } else { Ok(b"special".to_vec()) };
+                    let content = content.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
                     found.insert(path, content);
                 }
             }

@@ -2,7 +2,7 @@
 
 use crate::support::{Changing, changes, layer, members};
 use plywood::backend::BackendName;
-use plywood::diff::{DiffOptions, Tree};
+use plywood::diff::{DiffOptions, Form, Tree};
 use plywood::snapshotter::{BackendChoice, Removal, Snapshotter, SnapshotterSettings};
 use plywood::types::Labels;
 use plywood_fuse::overlay::rename::Target;
@@ -67,7 +67,7 @@ fn a_snapshot_of_every_backend_gives_the_same_layer() {
             }
         }
         let base = store.layers("base").expect("its directories");
-        let (was, is) = Tree::pair(Some(&base), &active).expect("trees");
+        let (was, is) = Tree::pair(Some(&base), &active, Form::Whole).expect("trees");
         let options = DiffOptions { source_date_epoch: Some(0), ..DiffOptions::default() };
         let expected = [
             "remove d",
@@ -84,7 +84,7 @@ fn a_snapshot_of_every_backend_gives_the_same_layer() {
         layers.push((backend, members(&bytes), bytes));
         store.commit("next", "two", Labels::new(), None, &()).expect("a commit");
         let next = store.layers("next").expect("its directories");
-        let (was, is) = Tree::pair(Some(&base), &next).expect("trees");
+        let (was, is) = Tree::pair(Some(&base), &next, Form::Whole).expect("trees");
         let (backend, _, bytes) = layers.last().expect("one was added just now");
         assert!(layer(&was, &is, &options).expect("a layer") == *bytes, "{backend}: another once committed");
         // A subvolume that is read-only is not removed like a directory.

@@ -4,7 +4,7 @@
 //! the stacks show.
 
 use crate::support::{Changing, changes, copy, layer, members, plain, stack};
-use plywood::diff::{DiffOptions, Extent, Tree, Xattrs};
+use plywood::diff::{DiffOptions, Extent, Form, Tree, Xattrs};
 use plywood_fuse::overlay::{Metacopy, Overlay, Renames, Settings};
 use plywood_fuse::sys::{self, Place};
 use plywood_fuse::testing::TempDir;
@@ -349,18 +349,21 @@ fn a_snapshot_that_is_one_directory_is_read_like_the_other_one() {
     let base = LayerPaths { lowers: vec![all[1].clone()], upper: None, writable: false };
     let upper = Some((all[0].clone(), temp.path().join("work")));
     let active = LayerPaths { lowers: vec![all[1].clone()], upper, writable: false };
-    let (was, is) = Tree::pair(Some(&base), &active).expect("trees");
+    let (was, is) = Tree::pair(Some(&base), &active, Form::Whole).expect("trees");
     assert!(matches!((&was, &is), (Tree::Stack(_), Tree::Stack(_))));
     assert_eq!(changes(&was, &is, &DiffOptions::default()).expect("changes"), ["add new"]);
-    let (was, is) = Tree::pair(None, &base).expect("trees");
+    let (was, is) = Tree::pair(None, &base, Form::Whole).expect("trees");
     assert!(matches!((&was, &is), (Tree::Empty, Tree::Plain(_))));
     assert_eq!(changes(&was, &is, &DiffOptions::default()).expect("changes"), ["add old"]);
     let copied = temp.path().join("copied");
     copy(&all[1], &copied);
     copied.file("more", "", 0o644);
-    let (was, is) =
-        Tree::pair(Some(&base), &LayerPaths { lowers: vec![copied], upper: None, writable: true })
-            .expect("trees");
+    let (was, is) = Tree::pair(
+        Some(&base),
+        &LayerPaths { lowers: vec![copied], upper: None, writable: true },
+        Form::Whole,
+    )
+    .expect("trees");
     assert!(matches!((&was, &is), (Tree::Plain(_), Tree::Plain(_))));
     assert_eq!(changes(&was, &is, &DiffOptions::default()).expect("changes"), ["add more"]);
 }

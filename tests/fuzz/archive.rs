@@ -25,7 +25,7 @@ impl State {
 
 #[test]
 fn the_reader_keeps_its_word_whatever_it_reads() {
-    fuzz("archive", 3_000_000, State::new, |state, random| match random.below(64) {
+    fuzz("archive", 4_000_000, State::new, |state, random| match random.below(64) {
         0 => read(&Archive::new(random).bytes, random),
         1 => read(&noise(random), random),
         2..=5 => written_is_read(random),

@@ -12,10 +12,14 @@
 //! [`random::Random`] that panics if something is wrong. It depends on nothing else, so that a case can be repeated.
 
 mod allocation;
+mod applying;
 mod archive;
 mod archives;
+mod compression;
+mod documents;
 mod entries;
 mod harness;
+mod names;
 mod random;
 
 #[global_allocator]

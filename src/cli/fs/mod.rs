@@ -14,6 +14,7 @@ mod tests;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshotter::{LayerPaths, Snapshotter};
+use crate::store::INCOMPLETE_LABEL;
 use crate::types::{SnapshotKind, quoted};
 use files::Files;
 use plain::Plain;
@@ -38,7 +39,12 @@ pub fn open(
     key: &str,
     purpose: Purpose,
 ) -> Result<Box<dyn Files>> {
-    let kind = snapshotter.stat(key).map_err(|e| e.during(operation, quoted(key)))?.kind;
+    let info = snapshotter.stat(key).map_err(|e| e.during(operation, quoted(key)))?;
+    let kind = info.kind;
+    if purpose == Purpose::Write && info.labels.contains_key(INCOMPLETE_LABEL) {
+        let cause = "a layer is being applied to it, or was not applied whole: wait for that, or remove it";
+        return Err(Error::new(ErrorKind::FailedPrecondition, operation, quoted(key), cause));
+    }
     if purpose == Purpose::Write && kind != SnapshotKind::Active {
         let cause = format!(
             "it is {}, and only active snapshots can be changed: prepare one on top of it",

@@ -4,7 +4,7 @@ use super::layers::{Output, compression, source_date_epoch, xattrs};
 use super::{Outcome, Session};
 use crate::cli::args::layers as args;
 use crate::cli::output::{Align, Answer, Table, bytes};
-use crate::cli::progress::Shown;
+use crate::cli::progress::{Shown, Source};
 use crate::cli::{ended, output};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::document::Platform;
@@ -62,16 +62,26 @@ pub(super) fn import(session: &Session, args: args::Import) -> Outcome {
         taken: if args.rootfs { Taken::AsFiles } else { Taken::AsItLooks },
         blobs: if args.no_blobs { Blobs::Dropped } else { Blobs::Kept },
     };
-    let input = match args.image.as_os_str().as_encoded_bytes() {
-        b"-" => Input::Stream(Box::new(std::io::stdin()), "standard input".to_owned()),
-        _ => Input::Path(args.image),
+    let shown = Shown::start(session.verbosity())?;
+    let input = match args.image.is_dir() {
+        true => Input::Path(args.image),
+        false => match shown.open(&args.image)? {
+            // What is a file is opened again where it is read.
+            Source::File(_, _) if args.image.as_os_str() != "-" => Input::Path(args.image),
+            Source::File(file, _) => Input::Stream(Box::new(file), "standard input".to_owned()),
+            Source::Stream(stream) => Input::Stream(Box::new(stream), args.image.display().to_string()),
+        },
     };
     let snapshotter = session.open()?;
-    let shown = Shown::start(session.verbosity())?;
     let imported = take_in(&snapshotter, input, &options, &shown);
     Session::close(&snapshotter);
     match imported {
-        Ok(imported) => session.print(&ImportedImage::from(imported)),
+        Ok(imported) => {
+            for warning in imported.layers.iter().flat_map(|layer| &layer.warnings) {
+                tracing::warn!("{warning}");
+            }
+            session.print(&ImportedImage::from(imported))
+        }
         Err(error) => Ok(ended(&error)),
     }
 }

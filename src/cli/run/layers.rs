@@ -7,7 +7,7 @@ use crate::cli::args::layers::{Attributes, Packing};
 use crate::cli::ended;
 use crate::cli::exit::Code;
 use crate::cli::output::{self, Answer, bytes, fields, printable};
-use crate::cli::progress::Shown;
+use crate::cli::progress::{Shown, Source};
 use crate::compress::Compression;
 use crate::diff::{ChangeKind, DiffOptions, Xattrs};
 use crate::error::{Error, ErrorKind, Result};
@@ -82,11 +82,17 @@ impl Output {
             }
             return Ok(Output::Standard(out));
         }
+        // A symlink is written through: what it leads to is replaced, not the link. What the kernel makes up (such as
+        // /dev/stdout) is written in place.
+        let resolved = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let made_up = |p: &Path| p.starts_with("/dev") || p.starts_with("/proc");
         let failed = |e| Error::io("write", path.display().to_string(), e);
-        if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
+        let is_special = std::fs::metadata(&resolved).is_ok_and(|meta| !meta.is_file() && !meta.is_dir());
+        if is_special || made_up(path) || made_up(&resolved) {
             let file = File::options().write(true).open(path).map_err(failed)?;
             return Ok(Output::Special(file));
         }
+        let path = resolved.as_path();
         let name = path.file_name().ok_or_else(|| failed(io::Error::from_raw_os_error(libc::EISDIR)))?;
         if path.is_dir() {
             return Err(failed(io::Error::from_raw_os_error(libc::EISDIR)));
@@ -106,8 +112,9 @@ impl Output {
         }
     }
 
+    /// True if what is said beside it could get into it.
     pub(super) fn is_standard(&self) -> bool {
-        matches!(self, Output::Standard(_))
+        matches!(self, Output::Standard(_) | Output::Special(_))
     }
 
     /// All is written: the file gets its name.
@@ -270,17 +277,12 @@ impl Answer for Applied<'_> {
 }
 
 pub(super) fn apply(session: &Session, args: &args::Apply) -> Outcome {
-    let (source, total): (Box<dyn Read + Send>, Option<u64>) = if args.file == "-" {
-        (Box::new(io::stdin()), None)
-    } else {
-        let path = Path::new(&args.file);
-        let failed = |e| Error::io("apply", path.display().to_string(), e);
-        let file = File::open(path).map_err(failed)?;
-        let meta = file.metadata().map_err(failed)?;
-        (Box::new(file), meta.is_file().then_some(meta.len()))
+    let shown = Shown::start(session.verbosity())?;
+    let (source, total): (Box<dyn Read + Send>, Option<u64>) = match shown.open(Path::new(&args.file))? {
+        Source::File(file, size_bytes) => (Box::new(file), Some(size_bytes)),
+        Source::Stream(stream) => (Box::new(stream), None),
     };
     let snapshotter = session.open()?;
-    let shown = Shown::start(session.verbosity())?;
     let task = shown.begin(&format!("layer into {}", args.key), total);
     let source = Watched::new(source, Arc::clone(&task));
     let applied = snapshotter.apply(&args.key, source, Below::Nothing, &Asked(&shown));
