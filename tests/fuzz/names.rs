@@ -30,7 +30,8 @@ pub fn nasty(random: &mut Random) -> Vec<u8> {
     ];
     let mut name = Vec::new();
     for _ in 0..random.below(8) {
-        name.extend_from_slice(*random.one_of(&PARTS));
+        let part: &&[u8] = random.one_of(&PARTS);
+        name.extend_from_slice(part);
     }
     if random.once_in(200) {
         name.extend(vec![b'n'; random.below(5000)]);
