@@ -6,6 +6,9 @@ mod cancelled;
 mod exported;
 mod forms;
 mod layers;
+mod owners;
+#[path = "../privileges/mod.rs"]
+mod privileges;
 mod refused;
 #[path = "../apply/support.rs"]
 #[allow(dead_code)]

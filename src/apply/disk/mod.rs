@@ -13,7 +13,7 @@ mod plain;
 
 use self::layer::Layer;
 use self::plain::Plain;
-use super::attributes::{Attributes, Times, is_access_list};
+use super::attributes::{Attributes, Times, is_access_list, is_capability};
 use super::report::Applied;
 use super::target::{
     Before, Content, Done, Failure, Later, Linked, Look, Made, Marked, Missing, Special, Spot, Target,
@@ -150,6 +150,11 @@ impl DirTarget {
         Ok(stat)
     }
 
+    /// True for a tree whose files may belong to whoever makes them.
+    fn goes_without_owners(&self) -> bool {
+        matches!(&self.form, Form::Plain(plain) if plain.goes_without_owners())
+    }
+
     /// Gives a file that has this `stat` its owner, attributes and mode; not its times.
     fn dress(
         &self,
@@ -177,7 +182,13 @@ impl DirTarget {
                 Form::Plain(_) => sys::xattr::set(place, name, value, sys::xattr::SetMode::Any),
                 Form::Layer(layer) => layer.set_attribute(place, name, value),
             };
-            super::set_or_leave_out(spot.path, stat.kind(), name, report, set)?;
+            match super::set_or_leave_out(spot.path, stat.kind(), name, report, set) {
+                // Whoever may give no file away may give none a capability either.
+                Err(e) if is_capability(name) && e.errno() == libc::EPERM && self.goes_without_owners() => {
+                    report.xattr_left_out(spot.path, name, "this user may not set it");
+                }
+                other => other?,
+            }
         }
         match (&self.form, chosen) {
             (Form::Layer(layer), _) if is_closed => {

@@ -27,6 +27,10 @@ impl Plain {
         Plain { same_owner, takes_devices: effective_uid() == 0 && in_initial_userns() }
     }
 
+    pub fn goes_without_owners(&self) -> bool {
+        self.same_owner != SameOwner::Keep
+    }
+
     pub fn takes_devices(&self) -> bool {
         self.takes_devices
     }
