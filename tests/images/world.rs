@@ -380,10 +380,12 @@ impl World {
 
     /// Removes everything, children first.
     pub fn empty(&self) {
-        let mut all = self.snapshotter.list(&Filters::everything()).expect("list");
-        all.reverse();
-        for info in all {
-            self.snapshotter.remove(&info.name).unwrap_or_else(|e| panic!("{}: {e}", self.backend));
+        loop {
+            // Layers that are unpacked at once get their numbers in any order: who has children is looked for each time.
+            let all = self.snapshotter.list(&Filters::everything()).expect("list");
+            let parents: BTreeSet<&str> = all.iter().map(|info| info.parent.as_str()).collect();
+            let Some(last) = all.iter().find(|info| !parents.contains(info.name.as_str())) else { break };
+            self.snapshotter.remove(&last.name).unwrap_or_else(|e| panic!("{}: {e}", self.backend));
         }
         // Configurations and manifests are for cleanup, when they are old.
         for digest in self.unused_blobs() {
