@@ -39,10 +39,17 @@ impl TempDir {
     #[allow(clippy::new_without_default)]
     pub fn new() -> TempDir {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let count = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("plywood-{}-{count}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a directory for the test can be made");
-        TempDir(path)
+        std::fs::create_dir_all(std::env::temp_dir()).expect("a directory for tests can be made");
+        loop {
+            let count = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("plywood-{}-{count}", std::process::id()));
+            match std::fs::create_dir(&path) {
+                Ok(()) => return TempDir(path),
+                // Left by another process that had this number.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => panic!("a directory for the test can be made: {}: {e}", path.display()),
+            }
+        }
     }
 
     /// Where it is.
