@@ -400,7 +400,9 @@ mod anyone {
         }
         let mut script = Command::new("script");
         script.args(["-q", "-e", "-c", line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        Some(Running(script.env("PLYWOOD_FUSE_PROGRAM", server_program()).spawn().expect("start script")))
+        // The same shell whatever the user's is.
+        script.env("SHELL", "/bin/sh").env("PLYWOOD_FUSE_PROGRAM", server_program());
+        Some(Running(script.spawn().expect("start script")))
     }
 
     /// The words of a command for a shell.
@@ -417,7 +419,8 @@ mod anyone {
         let program = snapshot.program(
             "trap 'echo got >/got; exit 9' INT; tty; test -t 0 && echo ready; while :; do sleep 0.05; done",
         );
-        let Some(mut child) = at_a_terminal(&quoted(&program)) else { return };
+        // Not below a shell, which the keys would reach as well.
+        let Some(mut child) = at_a_terminal(&format!("exec {}", quoted(&program))) else { return };
         let mut said = Vec::new();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let ready = lines.any(|line| {
