@@ -351,6 +351,9 @@ pub struct Serve {
     /// Socket of the containerd that is served, for layers in and out
     #[arg(long, value_name = "SOCKET", value_hint = clap::ValueHint::FilePath)]
     pub containerd_address: Option<String>,
+    /// Path of another socket, for metrics: GET /metrics answers with OpenMetrics text
+    #[arg(long, value_name = "SOCKET", value_hint = clap::ValueHint::FilePath)]
+    pub metrics_address: Option<String>,
     /// Who mounts snapshots of the backend fuse: plywood (bind), its client (fuse3), or whoever can (auto)
     #[arg(long, value_name = "auto|bind|fuse3", value_parser = hand_out, default_value = "auto", hide_default_value = true)]
     pub mounts: HandOut,

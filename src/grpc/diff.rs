@@ -8,6 +8,7 @@
 
 use super::content::{BlobWriter, Containerd, Session, Stored, UNCOMPRESSED, Upload, pipe};
 use super::convert;
+use super::metrics::Metrics;
 use super::proto::containerd::services::diff::v1 as wire;
 use super::proto::containerd::types::Descriptor;
 use super::service::{Call, block};
@@ -21,7 +22,6 @@ use crate::types::{Mount, quoted};
 use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tonic::metadata::MetadataMap;
@@ -47,18 +47,19 @@ pub struct Layers {
     containerd: Option<Containerd>,
     places: Arc<Semaphore>,
     questions: Arc<Semaphore>,
-    requests: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
 }
 
 impl Layers {
-    /// Moves layers between the snapshots of a store and the content of a containerd; `requests` numbers the calls.
+    /// Moves layers between the snapshots of a store and the content of a containerd; `metrics` counts the
+    /// calls.
     pub fn new(
         snapshotter: Arc<Snapshotter>,
         containerd: Option<Containerd>,
-        requests: Arc<AtomicU64>,
+        metrics: Arc<Metrics>,
     ) -> Layers {
         let (places, questions) = (Arc::new(Semaphore::new(MAX_LAYERS)), Arc::new(Semaphore::new(1)));
-        Layers { snapshotter, containerd, places, questions, requests }
+        Layers { snapshotter, containerd, places, questions, metrics }
     }
 
     fn session(&self, operation: &'static str, headers: &MetadataMap) -> Result<Session> {
@@ -252,7 +253,7 @@ impl Diff for Layers {
     ) -> std::result::Result<Response<wire::ApplyResponse>, Status> {
         let (headers, _, request) = request.into_parts();
         let digest = request.diff.as_ref().map_or("", |layer| &layer.digest);
-        let call = Call::begin(&self.requests, "apply", digest);
+        let call = Call::begin(&self.metrics, "apply", digest);
         let applied = self.apply_layer(&headers, request).await;
         call.ended(&applied);
         let applied = applied.map_err(|error| status(&error))?;
@@ -264,7 +265,7 @@ impl Diff for Layers {
         request: Request<wire::DiffRequest>,
     ) -> std::result::Result<Response<wire::DiffResponse>, Status> {
         let (headers, _, request) = request.into_parts();
-        let call = Call::begin(&self.requests, "diff", &request.r#ref);
+        let call = Call::begin(&self.metrics, "diff", &request.r#ref);
         let packed = self.pack_layer(&headers, request).await;
         call.ended(&packed);
         let packed = packed.map_err(|error| status(&error))?;

@@ -4,7 +4,7 @@
 //! is the words of containerd as generated code; [`convert`] and [`status`] turn words into ours and failures into
 //! codes, both pure; [`service`] is the ten calls on snapshots, [`diff`] moves layers between them and the [`content`] of
 //! the containerd that is served; [`health`] tells whether anybody is there; [`listen`] makes the
-//! socket and knows who calls; [`lock`] lets one daemon serve a store; [`server`] runs all that until it is told to stop.
+//! socket and knows who calls; [`metrics`] counts calls; [`lock`] lets one daemon serve a store; [`server`] runs all that until it is told to stop.
 //!
 //! Nothing here decides what happens to a snapshot: all of that is in [`crate::snapshotter`]. Its calls block, so each
 //! runs in a thread for such, and no transaction is ever open while a task waits.
@@ -15,6 +15,7 @@ pub mod diff;
 pub mod health;
 pub mod listen;
 pub mod lock;
+pub mod metrics;
 pub mod server;
 pub mod service;
 pub mod status;

@@ -7,6 +7,7 @@ use super::content::Containerd;
 use super::diff::{self, Layers};
 use super::health::Healthy;
 use super::listen::Listener;
+use super::metrics::{self, Metrics};
 use super::proto::containerd::services::diff::v1::diff_server::DiffServer;
 use super::proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
 use super::proto::grpc::health::v1::health_server::HealthServer;
@@ -16,7 +17,6 @@ use crate::snapshotter::Snapshotter;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -55,11 +55,13 @@ pub struct ServeSettings {
     pub drain: Duration,
     /// The socket of the containerd that is served, for layers in and out.
     pub containerd: Option<PathBuf>,
+    /// Where metrics are to be had, see [`metrics`].
+    pub metrics: Option<PathBuf>,
 }
 
 impl Default for ServeSettings {
     fn default() -> Self {
-        ServeSettings { hand_out: HandOut::default(), drain: DRAIN, containerd: None }
+        ServeSettings { hand_out: HandOut::default(), drain: DRAIN, containerd: None, metrics: None }
     }
 }
 
@@ -123,17 +125,21 @@ async fn answer(
     stop: &Stop,
     ready: impl FnOnce(),
 ) -> Result<()> {
-    let requests = Arc::new(AtomicU64::new(1));
-    let service = Service::new(Arc::clone(snapshotter), settings.hand_out, Arc::clone(&requests));
+    let metrics = Arc::new(Metrics::default());
+    let service = Service::new(Arc::clone(snapshotter), settings.hand_out, Arc::clone(&metrics));
     let snapshots = SnapshotsServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let containerd = settings.containerd.as_deref().map(Containerd::at).transpose()?;
-    let layers = DiffServer::new(Layers::new(Arc::clone(snapshotter), containerd, requests))
+    let layers = DiffServer::new(Layers::new(Arc::clone(snapshotter), containerd, Arc::clone(&metrics)))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let health = HealthServer::new(Healthy::new(NAMES, stop.clone()));
     let routes = Routes { snapshots, layers, health };
+    if let Some(address) = &settings.metrics {
+        let asking = Listener::bind(address)?.incoming()?;
+        tokio::spawn(metrics::answer(asking, metrics, Arc::clone(snapshotter), stop.clone()));
+    }
     let incoming = listener.incoming()?;
     ready();
     let served = Server::builder()

@@ -6,19 +6,20 @@
 
 use super::convert;
 use super::listen::Peer;
+use super::metrics::Metrics;
 use super::proto::containerd::services::snapshots::v1 as wire;
-use super::status::status;
+use super::status::{code, status};
 use crate::backend::Progress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Filters;
 use crate::snapshotter::Snapshotter;
 use crate::types::{Mount, quoted};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use wire::snapshots_server::Snapshots;
 
 /// What a call answers.
@@ -73,27 +74,30 @@ struct Shared {
     hand_out: HandOut,
     calls: Arc<Semaphore>,
     pages: Arc<Semaphore>,
-    requests: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
 }
 
-/// One call, for the log.
+/// One call, for the log and the metrics.
 pub(super) struct Call {
     number: u64,
     name: &'static str,
     key: String,
     since: Instant,
+    metrics: Arc<Metrics>,
+    has_ended: bool,
 }
 
 impl Call {
-    pub(super) fn begin(requests: &AtomicU64, name: &'static str, key: &str) -> Call {
-        let number = requests.fetch_add(1, Ordering::Relaxed);
-        Call { number, name, key: key.to_owned(), since: Instant::now() }
+    pub(super) fn begin(metrics: &Arc<Metrics>, name: &'static str, key: &str) -> Call {
+        let (number, metrics) = (metrics.begun(), Arc::clone(metrics));
+        Call { number, name, key: key.to_owned(), since: Instant::now(), metrics, has_ended: false }
     }
 
-    pub(super) fn ended<T>(&self, outcome: &Result<T>) {
-        let Call { number, name, key, since } = self;
-        let (request, key) = (*number, quoted(key));
-        let milliseconds = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+    pub(super) fn ended<T>(mut self, outcome: &Result<T>) {
+        self.has_ended = true;
+        let (request, key, name, taken) = (self.number, quoted(&self.key), self.name, self.since.elapsed());
+        self.metrics.ended(name, outcome.as_ref().map_or_else(|e| code(e.kind()), |_| Code::Ok), taken);
+        let milliseconds = u64::try_from(taken.as_millis()).unwrap_or(u64::MAX);
         match outcome {
             Ok(_) => tracing::info!(request, call = name, %key, milliseconds, "done"),
             // What is wrong with the store or the machine, and not with the request.
@@ -101,6 +105,16 @@ impl Call {
                 tracing::error!(request, call = name, %key, milliseconds, %error, "failed");
             }
             Err(error) => tracing::info!(request, call = name, %key, milliseconds, %error, "refused"),
+        }
+    }
+}
+
+impl Drop for Call {
+    /// The caller has gone before there was an answer.
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.metrics.ended(self.name, Code::Cancelled, self.since.elapsed());
+            tracing::info!(request = self.number, call = self.name, key = %quoted(&self.key), "nobody waits for it any more");
         }
     }
 }
@@ -115,20 +129,20 @@ impl Drop for Waiting {
 }
 
 impl Service {
-    /// Serves the snapshots of the realm that the snapshotter was opened for; `requests` numbers them.
-    pub fn new(snapshotter: Arc<Snapshotter>, hand_out: HandOut, requests: Arc<AtomicU64>) -> Service {
+    /// Serves the snapshots of the realm that the snapshotter was opened for; `metrics` counts its calls.
+    pub fn new(snapshotter: Arc<Snapshotter>, hand_out: HandOut, metrics: Arc<Metrics>) -> Service {
         let shared = Shared {
             snapshotter,
             hand_out,
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
             pages: Arc::new(Semaphore::new(MAX_PAGES)),
-            requests,
+            metrics,
         };
         Service { shared: Arc::new(shared) }
     }
 
     fn begin(&self, name: &'static str, key: &str) -> Call {
-        Call::begin(&self.shared.requests, name, key)
+        Call::begin(&self.shared.metrics, name, key)
     }
 
     /// Does blocking work in a thread for such, as soon as there is a place for it. The place is taken until the work
@@ -289,11 +303,14 @@ impl Snapshots for Service {
     async fn list(&self, request: Request<wire::ListSnapshotsRequest>) -> Answer<Self::ListStream> {
         let filters = request.into_inner().filters;
         let call = self.begin("list", &filters.join(" "));
-        let parsed = self.block(&self.shared.pages, move |_, _| Filters::parse_all(&filters)).await;
-        if parsed.is_err() {
-            call.ended(&parsed);
-        }
-        let filters = Arc::new(parsed.map_err(|error| status(&error))?);
+        let filters = match self.block(&self.shared.pages, move |_, _| Filters::parse_all(&filters)).await {
+            Ok(filters) => Arc::new(filters),
+            Err(error) => {
+                let answer = status(&error);
+                call.ended::<()>(&Err(error));
+                return Err(answer);
+            }
+        };
         let (blocks, stream) = mpsc::channel(WAITING_BLOCKS);
         let service = self.clone();
         tokio::spawn(async move {

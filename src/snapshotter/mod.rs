@@ -14,6 +14,7 @@
 mod blobs;
 mod commit;
 mod create;
+mod figures;
 mod handed;
 mod kept;
 mod layers;
@@ -23,6 +24,7 @@ mod remove;
 mod settings;
 
 pub use blobs::{IMAGE_LABELS, UNUSED_GRACE};
+pub use figures::Figures;
 pub use handed::Durability;
 pub use layers::{AppliedLayer, Layered, PackedLayer};
 pub use mounted::MountedAt;

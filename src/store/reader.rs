@@ -41,6 +41,20 @@ impl<'t> Reader<'t> {
         Self { txn, tables, operation }
     }
 
+    /// How many snapshots there are, in all realms.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn snapshot_count(&self) -> Result<u64> {
+        let handle = self.tables.of(Table::Snap);
+        let stat = match &self.txn {
+            Txn::Read(txn) => txn.stat(handle),
+            Txn::Write(txn) => txn.stat(handle),
+        };
+        let stat = stat.map_err(|e| super::environment::failed(self.operation, "table snap", e))?;
+        Ok(stat.entries() as u64)
+    }
+
     /// The number of the snapshot of that name, or of the one that is being made under it.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ mod hostile;
 mod kept;
 mod layers;
 mod life;
+mod metrics;
 #[path = "../privileges/mod.rs"]
 mod privileges;
 mod refusals;

@@ -49,7 +49,8 @@ pub(super) fn serve(session: &Session, args: &args::Serve) -> Outcome {
     let listener = passed.map_or_else(|| Listener::bind(&address), Ok)?;
     clean_up(&snapshotter);
     let containerd = args.containerd_address.as_deref().map(path_of);
-    let settings = ServeSettings { hand_out: args.mounts, containerd, ..ServeSettings::default() };
+    let metrics = args.metrics_address.as_deref().map(path_of);
+    let settings = ServeSettings { hand_out: args.mounts, containerd, metrics, ..ServeSettings::default() };
     let ready = || {
         let (root, backend) = (layout.root().display(), snapshotter.backend());
         tracing::info!(%root, %backend, address = %address.display(), "serving");
