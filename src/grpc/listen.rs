@@ -87,7 +87,11 @@ impl Listener {
         }
         let socket = UnixListener::from(socket);
         socket.local_addr().map_err(|_| invalid("it is no unix socket: ListenStream must be a path"))?;
-        Ok(Some(Listener { socket, bound: None }))
+        match rustix::net::sockopt::socket_acceptconn(&socket) {
+            Ok(true) => Ok(Some(Listener { socket, bound: None })),
+            Ok(false) => Err(invalid("nobody can connect to it: Accept of plywood.socket must be no")),
+            Err(e) => Err(Error::io(OPERATION, SUBJECT, e.into())),
+        }
     }
 
     /// Where it listens, for people.

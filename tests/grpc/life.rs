@@ -115,10 +115,11 @@ fn a_service_manager_hands_over_the_socket_and_is_told_how_it_goes() {
     command.arg("--root").arg(dir.path().join("store")).args(["--backend", "native", "serve"]);
     command.env("LISTEN_FDS", "1").env("NOTIFY_SOCKET", dir.path().join("notify")).stderr(Stdio::null());
     let fd = listener.as_raw_fd();
-    // SAFETY: dup2 is among what may be called between fork and exec.
+    // SAFETY: dup2 and fcntl are among what may be called between fork and exec.
     unsafe {
-        command.pre_exec(move || match libc::dup2(fd, 3) {
-            3 => Ok(()),
+        // (If it is number 3 already, dup2 leaves it as it is: to be closed.)
+        command.pre_exec(move || match (libc::dup2(fd, 3), libc::fcntl(3, libc::F_SETFD, 0)) {
+            (3, 0) => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
         });
     }
@@ -134,6 +135,24 @@ fn a_service_manager_hands_over_the_socket_and_is_told_how_it_goes() {
     assert_eq!(heard(), "STOPPING=1");
     assert!(daemon.wait().unwrap().success());
     assert!(socket.exists(), "it belongs to the service manager");
+}
+
+#[test]
+fn what_a_service_manager_hands_over_must_be_a_socket_that_listens() {
+    let dir = TempDir::new();
+    // Nothing at all, no socket, and one that is connected.
+    for (number_3, says) in [("3>&-", "socket"), ("3</dev/null", "socket"), ("3<&0", "nobody can connect")] {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("LISTEN_PID=$$ exec \"$@\" {number_3}"), "sh"]);
+        command.arg(env!("CARGO_BIN_EXE_plywood")).arg("--root").arg(dir.path().join("store"));
+        command.args(["--backend", "native", "serve"]).env("LISTEN_FDS", "1");
+        command.stdin(std::os::fd::OwnedFd::from(theirs));
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(says), "{number_3}: {said}");
+        drop(ours);
+    }
 }
 
 #[test]

@@ -23,13 +23,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(super) fn serve(session: &Session, args: &args::Serve) -> Outcome {
-    // From here on both signals are heard, and what goes on is brought to its end.
-    let stop = Stop::default();
-    stop_on_signals(&stop)?;
+    // First of all: nothing else must take the number of a socket that is said to be there and is not.
     let passed = match &args.address {
         Some(_) => None,
         None => Listener::passed()?,
     };
+    // From here on both signals are heard, and what goes on is brought to its end.
+    let stop = Stop::default();
+    stop_on_signals(&stop)?;
     let address = match (&args.address, &passed) {
         (Some(address), _) => path_of(address),
         (None, Some(passed)) => passed.address(),
