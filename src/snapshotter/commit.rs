@@ -12,6 +12,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Commit, ProcessMark, Rebase, Record};
 use crate::types::{Labels, SnapshotKind, Timestamp, check_labels, check_name, quoted};
 
+/// How often a commit begins anew because its key is another snapshot by then. Nobody should make use of that.
+const TRIES: u32 = 8;
+
 impl Snapshotter {
     /// Turns the active snapshot `key` into the committed snapshot `name`, with these labels and no others.
     /// `parent` gives a snapshot without a parent one, where the backend can.
@@ -34,6 +37,24 @@ impl Snapshotter {
             check_name("commit", parent)?;
         }
         let labels = check_labels("commit", labels)?;
+        // Somebody may remove it while it is measured, and make another one under its key: then that one is meant.
+        for _ in 1..TRIES {
+            match self.commit_what_is_there(name, key, &labels, parent, progress) {
+                Err(failed) if failed.kind() == ErrorKind::Aborted => {}
+                done => return done,
+            }
+        }
+        self.commit_what_is_there(name, key, &labels, parent, progress)
+    }
+
+    fn commit_what_is_there(
+        &self,
+        name: &str,
+        key: &str,
+        labels: &Labels,
+        parent: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         // A look first: what cannot be committed is not measured either.
         let (record, chain) = self.store.read("commit", |rows| {
             let record = rows.find(self.realm(), key)?;
@@ -67,7 +88,7 @@ impl Snapshotter {
                     realm: self.realm(),
                     key,
                     name,
-                    labels: &labels,
+                    labels,
                     usage,
                     flags: 0,
                     parent,
