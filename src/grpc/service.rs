@@ -9,7 +9,7 @@ use super::listen::Peer;
 use super::metrics::Metrics;
 use super::proto::containerd::services::snapshots::v1 as wire;
 use super::status::{code, status};
-use crate::backend::Progress;
+use crate::backend::{BackendName, Progress};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Filters;
 use crate::snapshotter::Snapshotter;
@@ -31,11 +31,14 @@ type Block = std::result::Result<wire::ListSnapshotsResponse, Status>;
 /// Calls that are worked on at once. They wait for the disk mostly.
 const MAX_CALLS: usize = 48;
 
+/// Calls that only read rows and are worked on at once: they are quick, and do not queue behind those that write.
+const MAX_LOOKS: usize = 8;
+
 /// Pages of lists that are looked for at once: filters may be slow, and are not to keep other calls waiting.
 const MAX_PAGES: usize = 8;
 
 /// Threads for blocking work that a runtime needs for this.
-pub const MAX_BLOCKING: usize = MAX_CALLS + MAX_PAGES;
+pub const MAX_BLOCKING: usize = MAX_CALLS + MAX_LOOKS + MAX_PAGES;
 
 /// Messages of a list that may wait for a slow reader.
 const WAITING_BLOCKS: usize = 1;
@@ -73,6 +76,7 @@ struct Shared {
     snapshotter: Arc<Snapshotter>,
     hand_out: HandOut,
     calls: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
     pages: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
@@ -114,7 +118,8 @@ impl Drop for Call {
     fn drop(&mut self) {
         if !self.has_ended {
             self.metrics.ended(self.name, Code::Cancelled, self.since.elapsed());
-            tracing::info!(request = self.number, call = self.name, key = %quoted(&self.key), "nobody waits for it any more");
+            let (request, call, key) = (self.number, self.name, quoted(&self.key));
+            tracing::info!(request, call, %key, "nobody waits for it any more");
         }
     }
 }
@@ -135,6 +140,7 @@ impl Service {
             snapshotter,
             hand_out,
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
+            looks: Arc::new(Semaphore::new(MAX_LOOKS)),
             pages: Arc::new(Semaphore::new(MAX_PAGES)),
             metrics,
         };
@@ -160,16 +166,33 @@ impl Service {
         call: Call,
         work: impl FnOnce(&Snapshotter, &dyn Progress) -> Result<T> + Send + 'static,
     ) -> std::result::Result<T, Status> {
-        let outcome = self.block(&self.shared.calls, work).await;
-        call.ended(&outcome);
-        outcome.map_err(|error| status(&error))
+        ended(call, self.block(&self.shared.calls, work).await)
+    }
+
+    /// As [`Service::call`], for what only reads rows.
+    async fn look<T: Send + 'static>(
+        &self,
+        call: Call,
+        work: impl FnOnce(&Snapshotter, &dyn Progress) -> Result<T> + Send + 'static,
+    ) -> std::result::Result<T, Status> {
+        ended(call, self.block(&self.shared.looks, work).await)
     }
 
     /// Who is to mount FUSE snapshots for this caller.
     fn mounter<T>(&self, request: &Request<T>) -> Mounter {
         let peer = request.extensions().get::<Peer>().copied();
-        if self.shared.hand_out.is_ours_to_mount(peer) { Mounter::Plywood } else { Mounter::Caller }
+        let is_fuse = self.shared.snapshotter.backend() == BackendName::Fuse;
+        if is_fuse && self.shared.hand_out.is_ours_to_mount(peer) {
+            Mounter::Plywood
+        } else {
+            Mounter::Caller
+        }
     }
+}
+
+fn ended<T>(call: Call, outcome: Result<T>) -> std::result::Result<T, Status> {
+    call.ended(&outcome);
+    outcome.map_err(|error| status(&error))
 }
 
 /// Does blocking work in a thread for such, as soon as there is a place for it. The place is taken until the work ends,
@@ -259,8 +282,12 @@ impl Snapshots for Service {
         let work = move |snapshotter: &Snapshotter, _: &dyn Progress| {
             mounter.hand_out(snapshotter, &key, snapshotter.mounts(&key)?)
         };
-        let mounts = convert::mounts(self.call(call, work).await?);
-        Ok(Response::new(wire::MountsResponse { mounts }))
+        let mounts = match mounter {
+            Mounter::Caller => self.look(call, work).await?,
+            // What is not mounted any more is mounted now.
+            Mounter::Plywood => self.call(call, work).await?,
+        };
+        Ok(Response::new(wire::MountsResponse { mounts: convert::mounts(mounts) }))
     }
 
     async fn commit(&self, request: Request<wire::CommitSnapshotRequest>) -> Answer<()> {
@@ -282,7 +309,7 @@ impl Snapshots for Service {
     async fn stat(&self, request: Request<wire::StatSnapshotRequest>) -> Answer<wire::StatSnapshotResponse> {
         let key = request.into_inner().key;
         let call = self.begin("stat", &key);
-        let info = self.call(call, move |snapshotter, _| snapshotter.stat(&key)).await?;
+        let info = self.look(call, move |snapshotter, _| snapshotter.stat(&key)).await?;
         Ok(Response::new(wire::StatSnapshotResponse { info: Some(convert::info(info)) }))
     }
 
