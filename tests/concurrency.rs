@@ -10,7 +10,7 @@
 //!
 //! Each test ends with a check of the store. No mounts, no privilege.
 
-use plywood::backend::BackendName;
+use plywood::backend::{BackendName, Progress};
 use plywood::error::ErrorKind;
 use plywood::filter::Filters;
 use plywood::snapshotter::{BackendChoice, Removal, Repair, Snapshotter, SnapshotterSettings};
@@ -227,6 +227,53 @@ fn cleanup_leaves_alone_what_is_being_made() {
             assert!(made.into_iter().all(|m| m.is_ok()));
             assert_eq!(cleaning.join().expect("no panic"), 0, "{backend}: nothing was garbage");
         });
+        whole(&snapshotter);
+    }
+}
+
+/// While a snapshot is measured, another one takes its key, so many times.
+struct Swaps<'a> {
+    snapshotter: &'a Snapshotter,
+    left: AtomicUsize,
+}
+
+impl Progress for Swaps<'_> {
+    fn is_cancelled(&self) -> bool {
+        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            self.snapshotter.remove("key").unwrap_or_else(|e| panic!("{e}"));
+            prepare_key(self.snapshotter);
+        }
+        false
+    }
+}
+
+/// An active snapshot with a file, so that there is something to measure.
+fn prepare_key(snapshotter: &Snapshotter) {
+    snapshotter.prepare("key", None, Labels::new(), &()).unwrap_or_else(|e| panic!("{e}"));
+    let layers = snapshotter.layers("key").unwrap_or_else(|e| panic!("{e}"));
+    let dir = layers.upper.map_or_else(|| layers.lowers[0].clone(), |(upper, _)| upper);
+    std::fs::write(dir.join("file"), "x").unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn a_commit_means_whatever_its_key_is_by_then() {
+    for backend in [BackendName::Native, BackendName::Overlay] {
+        let temp = TempDir::new();
+        let snapshotter = open(&temp, backend, Removal::Async);
+        for (round, times) in [1, 3].into_iter().enumerate() {
+            prepare_key(&snapshotter);
+            let swaps = Swaps { snapshotter: &snapshotter, left: AtomicUsize::new(times) };
+            let name = format!("layer-{round}");
+            let committed = snapshotter.commit(&name, "key", Labels::new(), None, &swaps);
+            committed.unwrap_or_else(|e| panic!("{backend}: {e}"));
+            assert_eq!(swaps.left.into_inner(), 0, "{backend}: it was measured");
+            assert!(snapshotter.stat(&name).is_ok() && snapshotter.stat("key").is_err());
+        }
+        // Somebody who does so for ever is told.
+        prepare_key(&snapshotter);
+        let swaps = Swaps { snapshotter: &snapshotter, left: AtomicUsize::new(usize::MAX) };
+        let refused = snapshotter.commit("never", "key", Labels::new(), None, &swaps).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Aborted, "{backend}: {refused}");
         whole(&snapshotter);
     }
 }
