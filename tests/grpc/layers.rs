@@ -1,7 +1,9 @@
 //! Layers in and out over the socket, with a double of the containerd that keeps the blobs.
 
 use crate::containerd::{Containerd, Odd, digest};
-use crate::support::{Client, Daemon, channel, commit, labels, layer, mounts, prepare, view, wait_for};
+use crate::support::{
+    Client, Daemon, channel, commit, labels, layer, mounts, prepare, remove, view, wait_for,
+};
 use plywood::archive::{self, EntryKind, Limits, Reader, Writer};
 use plywood::backend::BackendName;
 use plywood::compress::{Compression, Encoder};
@@ -256,7 +258,7 @@ fn a_request_that_makes_no_sense_is_refused_by_its_class() {
         // What is committed stays as it is, whatever mount of it somebody has kept.
         let refused = world.apply(&blob, TAR, mounts.clone()).await.unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
-        world.client.remove(crate::support::remove("base")).await.unwrap();
+        world.client.remove(remove("base")).await.unwrap();
         let refused = world.apply(&blob, TAR, mounts).await.unwrap_err();
         assert_eq!(refused.code(), Code::NotFound, "{refused}");
         let garbage = world.containerd.add(vec![b'x'; 5000]);
@@ -284,7 +286,7 @@ fn a_blob_that_does_not_come_whole_is_no_layer_and_the_snapshot_cannot_be_commit
             world.containerd.0.lock().odd = Odd::No;
             let refused = world.apply(&blob, TAR, mounts).await.unwrap_err();
             assert_eq!(refused.code(), Code::FailedPrecondition, "{odd:?}: {refused}");
-            world.client.remove(crate::support::remove(&key)).await.unwrap();
+            world.client.remove(remove(&key)).await.unwrap();
         }
     });
 }
@@ -300,7 +302,7 @@ fn a_caller_who_goes_away_ends_the_work_though_the_blob_does_not_come() {
         assert!(waiting.is_err());
         // Whoever works in it lets it go.
         let removed = tokio::time::timeout(Duration::from_secs(20), async {
-            while world.client.remove(crate::support::remove("a")).await.is_err() {
+            while world.client.remove(remove("a")).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
@@ -459,6 +461,9 @@ fn a_kept_mount_shows_the_layer_afterwards() {
         };
         let made = world.diff(request).await.unwrap();
         assert_eq!(members(&world.blob(&made.digest)), ["more", "new", ".wh.old"]);
+        for key in ["a", "v"] {
+            world.client.remove(remove(key)).await.unwrap();
+        }
     });
 }
 

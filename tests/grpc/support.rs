@@ -75,6 +75,9 @@ impl Drop for Daemon {
         ended.expect("the daemon stops");
         assert!(!self.socket.exists(), "the socket goes with the daemon");
         if let Some(dir) = &self.dir {
+            let mounted = std::fs::read_to_string("/proc/self/mountinfo").expect("a list of mounts");
+            let below = format!(" {}/", dir.path().display());
+            assert!(!mounted.contains(&below), "a test removes what it has mounted:\n{mounted}");
             let again = open(dir.path(), self.snapshotter.backend(), Realm::containerd());
             let report = again.check(Repair::No).expect("a check");
             assert!(report.findings.is_empty(), "{report:?}");
