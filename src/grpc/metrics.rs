@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::{EncodeLabelSet, text};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
@@ -23,8 +23,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
 use tonic::Code;
+
+/// Threads for blocking work that a runtime needs for this: one answer is put together at a time.
+pub const MAX_BLOCKING: usize = 1;
 
 /// Upper ends of the buckets of times, in seconds.
 const BUCKETS: [f64; 14] =
@@ -50,6 +54,7 @@ struct Name {
 #[derive(Debug)]
 pub struct Metrics {
     begun: AtomicU64,
+    answers: Semaphore,
     since: SystemTime,
     calls: Family<Outcome, Counter>,
     seconds: Family<Name, Histogram>,
@@ -60,6 +65,7 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             begun: AtomicU64::new(0),
+            answers: Semaphore::new(MAX_BLOCKING),
             since: SystemTime::now(),
             calls: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
@@ -100,11 +106,9 @@ impl Metrics {
             seconds,
         );
         all.register("calls_in_progress", "Calls that wait or are worked on", self.in_progress.clone());
-        let begun = ConstCounter::new(self.begun.load(Ordering::Relaxed));
-        all.register("calls_begun", "Calls that have begun", begun);
         match snapshotter.figures() {
             Ok(figures) => {
-                let gauge = |bytes: u64| ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
+                let gauge = |number: u64| ConstGauge::new(i64::try_from(number).unwrap_or(i64::MAX));
                 all.register("snapshots", "Snapshots in the store", gauge(figures.snapshots));
                 let used = gauge(figures.used_bytes);
                 all.register_with_unit("database_used", "Size of the rows", Unit::Bytes, used);
@@ -207,8 +211,14 @@ async fn respond(
     if request.method() != Method::GET {
         return say(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "metrics are read with GET\n".to_owned());
     }
-    match tokio::task::spawn_blocking(move || metrics.text(&snapshotter)).await {
+    // However many ask, calls on snapshots find their threads.
+    let _place = metrics.answers.acquire().await;
+    let asked = Arc::clone(&metrics);
+    match tokio::task::spawn_blocking(move || asked.text(&snapshotter)).await {
         Ok(Ok(text)) => say(StatusCode::OK, CONTENT_TYPE, text),
-        _ => say(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "see the log of plywood\n".to_owned()),
+        failed => {
+            tracing::error!(?failed, "metrics could not be written");
+            say(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "see the log of plywood\n".to_owned())
+        }
     }
 }

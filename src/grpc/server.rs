@@ -107,7 +107,7 @@ pub fn serve(
     let failed = |e| Error::io("serve", "", e);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CARRIERS)
-        .max_blocking_threads(MAX_BLOCKING + diff::MAX_BLOCKING)
+        .max_blocking_threads(MAX_BLOCKING + diff::MAX_BLOCKING + metrics::MAX_BLOCKING)
         .thread_name("serve")
         .enable_all()
         .build()
