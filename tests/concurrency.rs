@@ -6,6 +6,7 @@
 //! * a commit and a removal of one snapshot: exactly one succeeds;
 //! * a walk sees every snapshot that is there all the time, exactly once, whatever is made and removed meanwhile;
 //! * cleanup deletes nothing that is being made;
+//! * of many who write none waits while others have several turns;
 //! * the command line and a long-lived process share one store.
 //!
 //! Each test ends with a check of the store. No mounts, no privilege.
@@ -276,6 +277,29 @@ fn a_commit_means_whatever_its_key_is_by_then() {
         assert_eq!(refused.kind(), ErrorKind::Aborted, "{backend}: {refused}");
         whole(&snapshotter);
     }
+}
+
+#[test]
+fn who_writes_gets_a_turn_before_others_get_many() {
+    let temp = TempDir::new();
+    let snapshotter = open(&temp, BackendName::Fuse, Removal::Sync);
+    snapshotter.prepare("key", None, Labels::new(), &()).unwrap_or_else(|e| panic!("{e}"));
+    let (start, total) = (Barrier::new(16), AtomicUsize::new(0));
+    let turns: Vec<usize> = std::thread::scope(|scope| {
+        let write = || {
+            start.wait();
+            let mut turns = 0;
+            while total.fetch_add(1, Ordering::Relaxed) < 1600 {
+                snapshotter.update("key", &Labels::new(), &[]).unwrap_or_else(|e| panic!("{e}"));
+                turns += 1;
+            }
+            turns
+        };
+        let threads: Vec<_> = (0..16).map(|_| scope.spawn(write)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| panic!("a writer died"))).collect()
+    });
+    assert!(turns.iter().all(|turns| (50..=150).contains(turns)), "{turns:?}");
+    whole(&snapshotter);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::proto::grpc::health::v1::health_server::HealthServer;
 use super::service::{HandOut, MAX_BLOCKING, Service};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshotter::Snapshotter;
+use crate::sys::heap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +46,9 @@ const WINDOW_BYTES: u32 = 1 << 20;
 
 /// Threads that carry messages; the work is done in others.
 const CARRIERS: usize = 2;
+
+/// How often memory that calls have left is given back to the system.
+const TIDY: Duration = Duration::from_secs(60);
 
 /// How a store is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,7 +111,7 @@ pub fn serve(
     let failed = |e| Error::io("serve", "", e);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CARRIERS)
-        .max_blocking_threads(MAX_BLOCKING + diff::MAX_BLOCKING + metrics::MAX_BLOCKING)
+        .max_blocking_threads(MAX_BLOCKING + diff::MAX_BLOCKING + metrics::MAX_BLOCKING + 1)
         .thread_name("serve")
         .enable_all()
         .build()
@@ -141,6 +145,7 @@ async fn answer(
         tokio::spawn(metrics::answer(asking, metrics, Arc::clone(snapshotter), stop.clone()));
     }
     let incoming = listener.incoming()?;
+    tokio::spawn(tidy());
     ready();
     let served = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
@@ -159,6 +164,16 @@ async fn answer(
         () = too_long => {
             tracing::warn!("some clients still wait for an answer, and get none");
             Ok(())
+        }
+    }
+}
+
+/// Gives memory back for as long as the daemon lives.
+async fn tidy() {
+    loop {
+        tokio::time::sleep(TIDY).await;
+        if tokio::task::spawn_blocking(heap::give_back).await.is_err() {
+            return;
         }
     }
 }

@@ -34,11 +34,14 @@ const MAX_CALLS: usize = 48;
 /// Calls that only read rows and are worked on at once: they are quick, and do not queue behind those that write.
 const MAX_LOOKS: usize = 8;
 
+/// Snapshots that are measured at once: that may be long, and neither waits for those that write.
+const MAX_MEASURED: usize = 8;
+
 /// Pages of lists that are looked for at once: filters may be slow, and are not to keep other calls waiting.
 const MAX_PAGES: usize = 8;
 
 /// Threads for blocking work that a runtime needs for this.
-pub const MAX_BLOCKING: usize = MAX_CALLS + MAX_LOOKS + MAX_PAGES;
+pub const MAX_BLOCKING: usize = MAX_CALLS + MAX_LOOKS + MAX_MEASURED + MAX_PAGES;
 
 /// Messages of a list that may wait for a slow reader.
 const WAITING_BLOCKS: usize = 1;
@@ -77,6 +80,7 @@ struct Shared {
     hand_out: HandOut,
     calls: Arc<Semaphore>,
     looks: Arc<Semaphore>,
+    measured: Arc<Semaphore>,
     pages: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
@@ -141,6 +145,7 @@ impl Service {
             hand_out,
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
             looks: Arc::new(Semaphore::new(MAX_LOOKS)),
+            measured: Arc::new(Semaphore::new(MAX_MEASURED)),
             pages: Arc::new(Semaphore::new(MAX_PAGES)),
             metrics,
         };
@@ -356,7 +361,9 @@ impl Snapshots for Service {
     async fn usage(&self, request: Request<wire::UsageRequest>) -> Answer<wire::UsageResponse> {
         let key = request.into_inner().key;
         let call = self.begin("usage", &key);
-        let usage = self.call(call, move |snapshotter, progress| snapshotter.usage(&key, progress)).await?;
+        let work =
+            move |snapshotter: &Snapshotter, progress: &dyn Progress| snapshotter.usage(&key, progress);
+        let usage = ended(call, self.block(&self.shared.measured, work).await)?;
         Ok(Response::new(convert::usage(usage)))
     }
 

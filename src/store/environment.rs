@@ -15,7 +15,7 @@ use super::writer::{Purpose, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys;
 use lmdb::{Environment, RoTransaction};
-use parking_lot::RwLock;
+use parking_lot::{FairMutex, RwLock};
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -84,6 +84,8 @@ pub struct Store {
     store_id: String,
     /// `None` once it is closed.
     gate: RwLock<Option<Opened>>,
+    /// Whose turn it is to write: LMDB's own lock does not know who came first.
+    turn: FairMutex<()>,
     /// Whether the registry still knows it.
     registered: AtomicBool,
 }
@@ -128,6 +130,7 @@ impl Store {
                 settings: settings.clone(),
                 store_id,
                 gate: RwLock::new(Some(opened)),
+                turn: FairMutex::new(()),
                 registered: AtomicBool::new(true),
             }))
         })
@@ -275,6 +278,7 @@ impl Store {
         room: Room,
         f: &mut dyn FnMut(&mut Writer<'_>) -> Result<T>,
     ) -> Result<Attempt<T>> {
+        let _turn = self.turn.lock();
         let gate = self.gate.read();
         let opened = open_or_closed(&gate, operation)?;
         let size = opened.size(operation)?;

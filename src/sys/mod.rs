@@ -5,6 +5,7 @@ pub mod activation;
 pub mod attach;
 pub mod btrfs;
 pub mod child;
+pub mod heap;
 pub(crate) mod lmdb;
 pub mod mount;
 pub mod pretend;

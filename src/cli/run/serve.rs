@@ -15,15 +15,20 @@ use crate::grpc::service::HandOut;
 use crate::layout::Layout;
 use crate::snapshotter::Snapshotter;
 use crate::sys::activation::notify;
-use crate::sys::userns;
+use crate::sys::{heap, userns};
 use crate::types::Realm;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Heaps that the threads share: with one for each few threads, those of 64 clients took twice the memory and were no
+/// faster.
+const HEAPS: u16 = 4;
+
 pub(super) fn serve(session: &Session, args: &args::Serve) -> Outcome {
-    // First of all: nothing else must take the number of a socket that is said to be there and is not.
+    heap::share(HEAPS);
+    // Before any file is opened: nothing else must take the number of a socket that is said to be there and is not.
     let passed = match &args.address {
         Some(_) => None,
         None => Listener::passed()?,
