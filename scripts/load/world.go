@@ -73,6 +73,7 @@ type timing struct {
 type sample struct {
 	Calls       int64 `json:"calls"`
 	Resident    int64 `json:"resident_kib"`
+	Anonymous   int64 `json:"anonymous_kib"`
 	Threads     int64 `json:"threads"`
 	Descriptors int   `json:"descriptors"`
 }
@@ -212,6 +213,8 @@ func (w *world) sample(calls int64) {
 		switch fields[0] {
 		case "VmRSS:":
 			s.Resident = value
+		case "RssAnon:":
+			s.Anonymous = value
 		case "Threads:":
 			s.Threads = value
 		}
