@@ -1,7 +1,7 @@
 // A client of containerd whose layers go through plywood's diff service, as those of containerd 1.7 and later can:
 // 1.6 knows no proxy for differs, and the client library takes any.
 //
-//	differ image ARCHIVE NAME LAYER...   an OCI archive of layers in tar
+//	differ image ARCHIVE NAME LAYER...   an OCI archive of layers in tar, which runs COMMAND [/bin/sh]
 //	differ unpack IMAGE                  layers of an image into snapshots, by plywood
 //	differ commit CONTAINER IMAGE        a container's changes as an image with one layer more, by plywood
 //	differ compare CONTAINER             the same changes by plywood and by containerd: members, owners, content
@@ -103,6 +103,9 @@ func writeImage(path, name string, layers []string) error {
 	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	config := ocispec.Image{Architecture: "amd64", OS: "linux"}
 	config.Config.Cmd = []string{"/bin/sh"}
+	if command := os.Getenv("COMMAND"); command != "" {
+		config.Config.Cmd = strings.Fields(command)
+	}
 	config.Config.Env = []string{"PATH=/bin"}
 	config.RootFS.Type = "layers"
 	for _, layer := range layers {
