@@ -1,6 +1,7 @@
 //! What was typed of the commands that move layers and images in and out.
 
 use clap::{Args as Group, ValueEnum};
+use oci_spec::distribution::Reference;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -52,8 +53,8 @@ pub struct Export {
     /// The archive to write; - is standard output
     #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub output: PathBuf,
-    /// What the image is called in the archive; default: as it was when it was imported
-    #[arg(short, long, value_name = "NAME")]
+    /// What the image is called in the archive, like localhost/hello:1; default: as it was when it was imported
+    #[arg(short, long, value_name = "NAME", value_parser = image_name)]
     pub tag: Option<String>,
     /// How layers are compressed that were not imported
     #[arg(long, value_name = "HOW", default_value = "gzip")]
@@ -98,4 +99,41 @@ pub struct Apply {
     /// The layer, compressed or not; - is standard input
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub file: OsString,
+}
+
+/// What an image is called, with a tag: those who load archives refuse names without, and names that are none.
+fn image_name(text: &str) -> Result<String, String> {
+    let parsed: Reference =
+        text.parse().map_err(|error| format!("{error}: an image is called like localhost/hello:1"))?;
+    if parsed.digest().is_some() {
+        return Err("a digest is no name of what is only about to be written".to_owned());
+    }
+    let has_tag = text.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    Ok(if has_tag { text.to_owned() } else { format!("{text}:latest") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_called_as_registries_allow_with_a_tag() {
+        let digest = format!("a@sha256:{}", "0".repeat(64));
+        let cases = [
+            ("hello", Some("hello:latest")),
+            ("hello:1", Some("hello:1")),
+            ("localhost:5000/a/b", Some("localhost:5000/a/b:latest")),
+            ("localhost:5000/a/b:v1.2_x-y", Some("localhost:5000/a/b:v1.2_x-y")),
+            ("", None),
+            ("Hello", None),
+            ("a b", None),
+            ("a:", None),
+            ("a//b", None),
+            ("../a", None),
+            (digest.as_str(), None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(image_name(text).ok().as_deref(), expected, "{text:?}");
+        }
+    }
 }
