@@ -32,6 +32,10 @@ impl Mounter for Fuse {
         Ok(())
     }
 
+    fn maps_upper(&self) -> bool {
+        true
+    }
+
     fn mounts(&self, layout: &Layout, request: MountRequest<'_>) -> Result<Vec<Mount>> {
         let mounts = describe(layout, &request, self);
         let bytes: usize = mounts.iter().flat_map(|m| &m.options).map(|o| o.len() + 1).sum();

@@ -83,6 +83,10 @@ impl Mounter for Overlay {
         Ok(())
     }
 
+    fn maps_upper(&self) -> bool {
+        false
+    }
+
     fn mounts(&self, layout: &Layout, request: MountRequest<'_>) -> Result<Vec<Mount>> {
         if let [_, ..] = request.chain {
             self.check(layout, request.chain)?;

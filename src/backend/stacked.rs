@@ -35,6 +35,9 @@ pub trait Mounter: Send + Sync {
     /// # Errors
     /// As [`Mounter::check`].
     fn mounts(&self, layout: &Layout, request: MountRequest<'_>) -> Result<Vec<Mount>>;
+
+    /// Whether id mappings hold for what is changed, too, and not for the layers below only.
+    fn maps_upper(&self) -> bool;
 }
 
 /// A backend that stacks layers.
@@ -72,7 +75,13 @@ impl<M: Mounter> Backend for Stacked<M> {
         // Better now than when the snapshot is there.
         self.check_chain(stage.chain)?;
         let parent = stage.chain.first().map(|&parent| self.layout().content(parent));
-        let owner = Owner::of(&stage, parent.as_deref())?;
+        // Where the mount maps ids they are on the disk as the container has them.
+        let owner = match stage.chain {
+            [_, ..] if self.mounter.maps_upper() => {
+                Owner::of(&Stage { owner: None, ..stage }, parent.as_deref())?
+            }
+            _ => Owner::of(&stage, parent.as_deref())?,
+        };
         self.directories.stage(&stage, SNAPSHOT_MODE, |path, dir| {
             let failed = |name: &'static str| {
                 let path = path.join(name);

@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::snapshotter::{AppliedLayer, Durability, Layered, PackedLayer, Snapshotter};
 use crate::types::{Mount, quoted};
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{Cursor, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -33,6 +33,9 @@ const MAX_LAYERS: usize = 8;
 
 /// Threads for blocking work that a runtime needs for this, besides those of other services.
 pub const MAX_BLOCKING: usize = MAX_LAYERS + 1;
+
+/// What a decoder wants to see before it says what the rest is.
+const FIRST_BYTES: u64 = 4096;
 
 /// How long a layer that makes no sense alone waits for those below to be committed.
 const PARENT_PATIENCE: Duration = Duration::from_secs(600);
@@ -90,8 +93,10 @@ impl Layers {
         let durability = if request.sync_fs { Durability::Synced } else { Durability::AtCommit };
         let (blob, _pump) = session.read(&layer.digest).await?;
         let onto = Arc::clone(&mounts);
-        let applied =
-            self.work(move |s, progress| apart(s.apply_to(&onto, blob, durability, progress))).await?;
+        let work = move |s: &Snapshotter, progress: &dyn Progress| {
+            apart(s.apply_to(&onto, begun(blob)?, durability, progress))
+        };
+        let applied = self.work(work).await?;
         let applied = match applied {
             Some(applied) => applied,
             None => {
@@ -103,7 +108,7 @@ impl Layers {
                 );
                 let (blob, _pump) = session.read(&layer.digest).await?;
                 let work = move |s: &Snapshotter, progress: &dyn Progress| {
-                    apart(s.apply_again(&mounts, &parent, blob, durability, progress))
+                    apart(s.apply_again(&mounts, &parent, begun(blob)?, durability, progress))
                 };
                 self.work(work).await?.ok_or_else(|| {
                     let cause = "it could not be applied on top of its parent";
@@ -185,6 +190,14 @@ impl Layers {
         let size = i64::try_from(packed.size_bytes).unwrap_or(i64::MAX);
         Ok(Descriptor { media_type, digest, size, annotations: HashMap::new() })
     }
+}
+
+/// A blob whose first bytes are there: until then nothing is known of it, and the snapshot is not kept from others.
+fn begun<R: Read>(mut blob: R) -> Result<impl Read + use<R>> {
+    let mut first = Vec::new();
+    let read = blob.by_ref().take(FIRST_BYTES).read_to_end(&mut first);
+    read.map_err(|e| Error::io("read blob", "", e))?;
+    Ok(Cursor::new(first).chain(blob))
 }
 
 /// The reader is not needed any more.

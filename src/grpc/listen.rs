@@ -67,6 +67,7 @@ impl Listener {
             return Err(Error::new(ErrorKind::InvalidArgument, OPERATION, path.display().to_string(), cause));
         }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| failed(dir, e))?;
+        check_directory(dir)?;
         remove_stale(&path)?;
         let listening = listen(&path).and_then(|socket| Ok((socket, fs::symlink_metadata(&path)?.ino())));
         let (socket, number) = listening.map_err(|e| failed(&path, e))?;
@@ -123,6 +124,20 @@ impl Listener {
         });
         Ok(ReceiverStream::new(connections))
     }
+}
+
+/// Refuses a directory in which somebody else could put a socket of his own into the place of ours.
+fn check_directory(dir: &Path) -> Result<()> {
+    let meta = fs::metadata(dir).map_err(|e| failed(dir, e))?;
+    // In a user namespace the machine's root is nobody, as the owner of / shows.
+    let root = fs::metadata("/").map_or(0, |root| root.uid());
+    let is_ours = [effective_uid(), 0, root].contains(&meta.uid());
+    let (shared, sticky) = (meta.mode() & 0o022 != 0, meta.mode() & 0o1000 != 0);
+    if is_ours && (!shared || sticky) {
+        return Ok(());
+    }
+    let cause = "others may rename what is in this directory, and answer in our place: choose one that only you can write to";
+    Err(Error::new(ErrorKind::PermissionDenied, OPERATION, dir.display().to_string(), cause))
 }
 
 impl Drop for Listener {

@@ -10,6 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// What the file may say at most: a number and a path.
 const MAX_WORDS_BYTES: u64 = 8192;
@@ -19,6 +20,12 @@ const MAX_WORDS_BYTES: u64 = 8192;
 pub struct ServeLock {
     _file: File,
 }
+
+/// How long the lock may be held still: what a daemon was starting when it was killed has it for a moment.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is tried.
+const PAUSE: Duration = Duration::from_millis(20);
 
 impl ServeLock {
     /// Takes the lock of a store that is to be served on `address`.
@@ -37,10 +44,14 @@ impl ServeLock {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .map_err(failed)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(held(layout, &file)),
-            Err(e) => return Err(failed(e.into())),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(PAUSE),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(held(layout, &file)),
+                Err(e) => return Err(failed(e.into())),
+            }
         }
         let words = format!("process {} on {}\n", std::process::id(), address.display());
         let written =

@@ -119,6 +119,8 @@ pub fn serve(
     let served = runtime.block_on(answer(snapshotter, listener, settings, stop, ready));
     // Whoever still waits is dropped, which tells the work to give up.
     runtime.shutdown_timeout(GIVE_UP);
+    // Large trees would keep a service manager waiting: the next daemon deletes them.
+    snapshotter.leave_deletions();
     served.and(snapshotter.close())
 }
 

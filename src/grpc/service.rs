@@ -233,21 +233,12 @@ enum Mounter {
 }
 
 impl Mounter {
-    /// The mounts of a snapshot as the caller is to have them; with `mounts` it would carry them out itself.
-    fn hand_out(self, snapshotter: &Snapshotter, key: &str, mounts: Vec<Mount>) -> Result<Vec<Mount>> {
+    /// The mounts of a snapshot as the caller is to have them.
+    fn mounts(self, snapshotter: &Snapshotter, key: &str, progress: &dyn Progress) -> Result<Vec<Mount>> {
         match self {
-            Mounter::Caller => Ok(mounts),
-            Mounter::Plywood => snapshotter.mounts_kept(key),
+            Mounter::Caller => snapshotter.mounts(key),
+            Mounter::Plywood => snapshotter.mounts_kept(key, progress),
         }
-    }
-
-    /// The same for a new snapshot: one that cannot be mounted is not made.
-    fn hand_out_new(self, snapshotter: &Snapshotter, key: &str, mounts: Vec<Mount>) -> Result<Vec<Mount>> {
-        self.hand_out(snapshotter, key, mounts).inspect_err(|_| {
-            if let Err(error) = snapshotter.remove(key) {
-                tracing::warn!(key = quoted(key), %error, "a snapshot that cannot be mounted stays");
-            }
-        })
     }
 }
 
@@ -262,7 +253,10 @@ impl Snapshots for Service {
         let call = self.begin("prepare", &key);
         let work = move |snapshotter: &Snapshotter, progress: &dyn Progress| {
             let (parent, labels) = (convert::optional(&parent), convert::labels(labels));
-            mounter.hand_out_new(snapshotter, &key, snapshotter.prepare(&key, parent, labels, progress)?)
+            match mounter {
+                Mounter::Caller => snapshotter.prepare(&key, parent, labels, progress),
+                Mounter::Plywood => snapshotter.prepare_kept(&key, parent, labels, progress),
+            }
         };
         let mounts = convert::mounts(self.call(call, work).await?);
         Ok(Response::new(wire::PrepareSnapshotResponse { mounts }))
@@ -274,7 +268,10 @@ impl Snapshots for Service {
         let call = self.begin("view", &key);
         let work = move |snapshotter: &Snapshotter, progress: &dyn Progress| {
             let (parent, labels) = (convert::optional(&parent), convert::labels(labels));
-            mounter.hand_out_new(snapshotter, &key, snapshotter.view(&key, parent, labels, progress)?)
+            match mounter {
+                Mounter::Caller => snapshotter.view(&key, parent, labels, progress),
+                Mounter::Plywood => snapshotter.view_kept(&key, parent, labels, progress),
+            }
         };
         let mounts = convert::mounts(self.call(call, work).await?);
         Ok(Response::new(wire::ViewSnapshotResponse { mounts }))
@@ -284,8 +281,8 @@ impl Snapshots for Service {
         let mounter = self.mounter(&request);
         let key = request.into_inner().key;
         let call = self.begin("mounts", &key);
-        let work = move |snapshotter: &Snapshotter, _: &dyn Progress| {
-            mounter.hand_out(snapshotter, &key, snapshotter.mounts(&key)?)
+        let work = move |snapshotter: &Snapshotter, progress: &dyn Progress| {
+            mounter.mounts(snapshotter, &key, progress)
         };
         let mounts = match mounter {
             Mounter::Caller => self.look(call, work).await?,
@@ -322,9 +319,13 @@ impl Snapshots for Service {
         &self,
         request: Request<wire::UpdateSnapshotRequest>,
     ) -> Answer<wire::UpdateSnapshotResponse> {
-        let (key, labels, paths) = convert::update(request.into_inner()).map_err(|error| status(&error))?;
-        let call = self.begin("update", &key);
-        let info = self.call(call, move |snapshotter, _| snapshotter.update(&key, &labels, &paths)).await?;
+        let request = request.into_inner();
+        let call = self.begin("update", request.info.as_ref().map_or("", |info| &info.name));
+        let work = move |snapshotter: &Snapshotter, _: &dyn Progress| {
+            let (key, labels, paths) = convert::update(request)?;
+            snapshotter.update(&key, &labels, &paths)
+        };
+        let info = self.call(call, work).await?;
         Ok(Response::new(wire::UpdateSnapshotResponse { info: Some(convert::info(info)) }))
     }
 

@@ -26,7 +26,7 @@ use crate::types::Mount;
 use plan::Step;
 use plywood_fuse::sys::mount::{Detach as KernelDetach, mounted_at, unmount};
 pub use server::Server;
-pub use state::{State, find_dead, is_live, state};
+pub use state::{State, find_dead, is_live, is_seen_by_others, state};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -132,6 +132,14 @@ pub fn attach(mounts: &[Mount], target: &Path, settings: &MountSettings) -> Resu
         let _ = detach(&target, server, Detach::Lazy);
         Error::io(OPERATION, target.display().to_string(), e)
     })
+}
+
+/// Makes a file system read-only wherever it is mounted.
+///
+/// # Errors
+/// `Busy` while a file is open for writing; those of the kernel.
+pub fn freeze(target: &Path) -> Result<()> {
+    kernel::freeze(target).map_err(|e| Error::io("make read-only", target.display().to_string(), e))
 }
 
 /// The one mount there is.

@@ -12,7 +12,7 @@ use crate::sys::child::{self, Fate};
 use crate::sys::userns::find_program;
 use plywood_fuse::sys::mount::{Detach as KernelDetach, ask_attributes, unmount};
 use plywood_fuse::sys::process::{pipe, wait_readable};
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 
 /// How long a server may take until its mount is there. It gives up itself before.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the kernel may take to end a process that was killed.
+const KILL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A `lowerdir` that is longer is given layer by layer: the kernel takes words of 128 KiB at most.
 const MAX_LIST_BYTES: usize = 64 * 1024;
@@ -46,6 +49,23 @@ impl Server {
     /// True if it runs; one that has ended and was not collected does not.
     pub fn is_running(self) -> bool {
         Self::of(self.pid) == Some(self)
+    }
+
+    /// Asks it to end, and after `patience` ends it: what it has not written by then is lost.
+    pub fn end(self, patience: Duration) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let Some(process) = pid.and_then(|p| rustix::process::pidfd_open(p, PidfdFlags::empty()).ok()) else {
+            return;
+        };
+        // Only now is it certain that the descriptor is of this very process.
+        if !self.is_running() {
+            return;
+        }
+        let _ = rustix::process::pidfd_send_signal(&process, Signal::TERM);
+        if !self.wait_for_end(patience) {
+            let _ = rustix::process::pidfd_send_signal(&process, Signal::KILL);
+            self.wait_for_end(KILL_PATIENCE);
+        }
     }
 
     /// Waits until it has ended; false if it still runs after `patience`.

@@ -6,8 +6,10 @@ use crate::error::{Error, Result};
 use crate::sys::attach as kernel;
 use plywood_fuse::sys::mount::ask_attributes;
 use plywood_fuse::sys::process::effective_uid;
+use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
 /// What became of a mount.
@@ -70,6 +72,43 @@ pub fn state(attached: &Attached) -> Result<State> {
 /// As [`state`].
 pub fn is_live(attached: &Attached) -> Result<bool> {
     Ok(matches!(state(attached)?, State::Mounted | State::Covered | State::Elsewhere))
+}
+
+/// True if a process has the file system of this mount in its mount namespace, other than its server and those of `servers`:
+/// they keep a namespace that everybody else has left. Unknown counts as true.
+///
+/// # Errors
+/// As reading `/proc`.
+///
+/// # Source
+/// proc(5), `/proc/pid/mountinfo`: field 3 is the device, field 5 the mount point.
+pub fn is_seen_by_others(attached: &Attached, servers: &HashSet<u32>) -> Result<bool> {
+    let failed = |e| Error::io("look at mount", attached.target.display().to_string(), e);
+    let Some(server) = attached.server else { return Ok(true) };
+    let words =
+        |line: &[u8]| line.split(|byte| *byte == b' ').map(<[u8]>::to_vec).take(5).collect::<Vec<_>>();
+    let read = |pid: u32| -> Option<Vec<Vec<Vec<u8>>>> {
+        Some(
+            fs::read(format!("/proc/{pid}/mountinfo"))
+                .ok()?
+                .split(|byte| *byte == b'\n')
+                .map(words)
+                .collect(),
+        )
+    };
+    let target = attached.target.as_os_str().as_bytes();
+    let own = read(server.pid).unwrap_or_default();
+    let Some(device) =
+        own.iter().rev().find(|line| line.get(4).is_some_and(|at| at == target)).map(|line| &line[2])
+    else {
+        return Ok(true);
+    };
+    let pids = fs::read_dir("/proc").map_err(failed)?.flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let others = pids.filter(|pid| *pid != server.pid && !servers.contains(pid));
+    Ok(others
+        .into_iter()
+        .any(|pid| read(pid).is_some_and(|lines| lines.iter().any(|line| line.get(2) == Some(device)))))
 }
 
 /// Those of `rows` that are gone or dead; the dead ones are detached. For the start of a program: their records can go.

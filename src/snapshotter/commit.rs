@@ -70,7 +70,7 @@ impl Snapshotter {
             let chain = rows.chain(&record)?;
             Ok((record, chain))
         })?;
-        self.end_kept_before_commit(record.id)?;
+        self.end_kept_before_commit(record.id, progress)?;
         let usage = self.measure("commit", &record, &chain, progress)?;
         crate::fail::point("m.after_usage")?;
         self.backend.seal(record.id)?;
@@ -109,7 +109,7 @@ impl Snapshotter {
         }
         crate::fail::point("m.after_commit")?;
         // Somebody may have asked for its mounts meanwhile.
-        if let Err(failed) = self.end_kept_before_commit(record.id) {
+        if let Err(failed) = self.end_kept_before_commit(record.id, progress) {
             tracing::warn!(name, error = %failed, "a mount of a committed snapshot stays");
         }
         // An active snapshot that came back after a power cut would miss its scratch space.

@@ -9,7 +9,7 @@
 
 use super::mounted::hold_row;
 use super::{Snapshotter, chain_below};
-use crate::backend::{Progress, Stage, Staged};
+use crate::backend::{Progress, Stage, Staged, go_on};
 use crate::error::{Error, ErrorKind, Result};
 use crate::idmapping::Mappings;
 use crate::store::{NewSnapshot, ProcessMark, Record, Writer};
@@ -35,6 +35,12 @@ enum Whose {
     Ours(ProcessMark),
 }
 
+/// A new snapshot.
+struct Made {
+    record: Record,
+    mounts: Vec<Mount>,
+}
+
 impl Snapshotter {
     /// Makes a writable snapshot on top of the committed snapshot `parent`, or an empty one; returns its mounts.
     ///
@@ -49,7 +55,26 @@ impl Snapshotter {
         labels: Labels,
         progress: &dyn Progress,
     ) -> Result<Vec<Mount>> {
-        self.create("prepare", SnapshotKind::Active, key, parent, labels, Whose::Callers, progress)
+        let made =
+            self.create("prepare", SnapshotKind::Active, key, parent, labels, Whose::Callers, progress)?;
+        Ok(made.mounts)
+    }
+
+    /// As [`Snapshotter::prepare`], with mounts as [`Snapshotter::mounts_kept`] gives them: what cannot be mounted is not
+    /// made.
+    ///
+    /// # Errors
+    /// As both.
+    pub fn prepare_kept(
+        &self,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Mount>> {
+        let made =
+            self.create("prepare", SnapshotKind::Active, key, parent, labels, Whose::Callers, progress)?;
+        self.keep_new(made, progress)
     }
 
     /// As [`Snapshotter::prepare`], for a snapshot that this process works in, and commits or removes: if it dies before,
@@ -66,6 +91,7 @@ impl Snapshotter {
     ) -> Result<Vec<Mount>> {
         let ours = Whose::Ours(ProcessMark::current()?);
         self.create("prepare", SnapshotKind::Active, key, parent, labels, ours, progress)
+            .map(|made| made.mounts)
     }
 
     /// Makes a read-only snapshot that shows the committed snapshot `parent`, or nothing; returns its mounts.
@@ -79,6 +105,31 @@ impl Snapshotter {
         labels: Labels,
         progress: &dyn Progress,
     ) -> Result<Vec<Mount>> {
+        self.create_view(key, parent, labels, progress).map(|made| made.mounts)
+    }
+
+    /// As [`Snapshotter::view`], with mounts as [`Snapshotter::mounts_kept`] gives them: what cannot be mounted is not
+    /// made.
+    ///
+    /// # Errors
+    /// As both.
+    pub fn view_kept(
+        &self,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Mount>> {
+        self.keep_new(self.create_view(key, parent, labels, progress)?, progress)
+    }
+
+    fn create_view(
+        &self,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+        progress: &dyn Progress,
+    ) -> Result<Made> {
         if parent.is_none() && self.settings.views_require_parent {
             let cause = "a view needs a parent, as views_require_parent is set";
             return Err(Error::new(ErrorKind::InvalidArgument, "view", quoted(key), cause));
@@ -96,7 +147,7 @@ impl Snapshotter {
         labels: Labels,
         whose: Whose,
         progress: &dyn Progress,
-    ) -> Result<Vec<Mount>> {
+    ) -> Result<Made> {
         check_name(operation, key)?;
         if let Some(parent) = parent {
             check_name(operation, parent)?;
@@ -112,7 +163,40 @@ impl Snapshotter {
             self.create_quickly(&wanted, has_directory, progress)?
         };
         crate::fail::point("c.after_commit")?;
-        self.mounts_of(operation, &record, &chain)
+        let mounts = self.mounts_of(operation, &record, &chain)?;
+        self.unless_given_up(Made { record, mounts }, progress)
+    }
+
+    /// Mounts a new snapshot for its caller.
+    fn keep_new(&self, made: Made, progress: &dyn Progress) -> Result<Vec<Mount>> {
+        match self.keep_for(&made.record, made.mounts.clone(), progress) {
+            Ok(mounts) => self.unless_given_up(Made { mounts, ..made }, progress).map(|made| made.mounts),
+            Err(error) => {
+                self.unmake(&made.record);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a new snapshot back if nobody waits for it any more: whoever asked does not know that it is there.
+    fn unless_given_up(&self, made: Made, progress: &dyn Progress) -> Result<Made> {
+        match go_on(progress, "create") {
+            Ok(()) => Ok(made),
+            Err(given_up) => {
+                self.unmake(&made.record);
+                Err(given_up.during("create", quoted(&made.record.name)))
+            }
+        }
+    }
+
+    /// Removes a snapshot that was only just made, and none that has its key by now.
+    fn unmake(&self, record: &Record) {
+        match self.remove_exactly(&record.name, record.id) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                tracing::warn!(key = quoted(&record.name), %error, "a snapshot that nobody waits for stays");
+            }
+            _ => {}
+        }
     }
 
     fn create_quickly(

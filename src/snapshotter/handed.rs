@@ -151,7 +151,7 @@ impl Snapshotter {
         progress: &dyn Progress,
     ) -> Result<Layered<R>> {
         let Record { id, name, .. } = &handed.record;
-        self.without_kept(name, *id, || {
+        self.without_kept(name, *id, progress, || {
             let applied = self.apply_onto(name, Some(*id), layer, onto, progress)?;
             if let (Some(top), Durability::Synced, Layered::Applied(..)) =
                 (handed.layers.first(), durability, &applied)

@@ -10,25 +10,35 @@
 //! directory, which [`Snapshotter::drop_unused_points`] removes when the next daemon starts, or `cleanup` once the
 //! snapshot is gone.
 
-use super::Snapshotter;
-use super::mounted::{attached_of, is_held, state_of};
-use crate::backend::stacked;
+use super::mounted::{attached_of, is_held, is_seen_from, state_of};
+use super::{Snapshotter, not_found};
+use crate::backend::{Progress, go_on, stacked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Layout, MountEntry};
 use crate::mounting::{self, Detach, State};
-use crate::store::{MountRow, Record};
+use crate::store::{MountRow, ProcessMark, Record};
 use crate::types::{Mount, SnapshotId, check_name, quoted};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a commit waits for the server to end, so that everything is written. It takes that long only if a client
 /// still has it mounted; then it was synced before.
 const END_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a removal waits for whoever makes or ends the mount, before it ends the server, which may hang.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a server that nobody can reach may take to end by itself.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often somebody who waits for a turn looks whether the caller still does.
+const LOOK_AROUND: Duration = Duration::from_millis(200);
 
 /// Whose mounts are being made or ended: one at a time for each snapshot. No transaction is open while one waits.
 #[derive(Debug, Default)]
@@ -40,12 +50,26 @@ pub(super) struct Turns {
 struct Turn<'a>(&'a Turns, SnapshotId);
 
 impl Turns {
-    fn take(&self, id: SnapshotId) -> Turn<'_> {
+    /// Waits for a turn, unless the caller gives up.
+    fn take(&self, id: SnapshotId, progress: &dyn Progress) -> Result<Turn<'_>> {
         let mut taken = self.taken.lock();
         while !taken.insert(id) {
-            self.freed.wait(&mut taken);
+            go_on(progress, "mounts")?;
+            self.freed.wait_for(&mut taken, LOOK_AROUND);
         }
-        Turn(self, id)
+        Ok(Turn(self, id))
+    }
+
+    /// Waits so long at most.
+    fn take_within(&self, id: SnapshotId, patience: Duration) -> Option<Turn<'_>> {
+        let deadline = Instant::now() + patience;
+        let mut taken = self.taken.lock();
+        while !taken.insert(id) {
+            if self.freed.wait_until(&mut taken, deadline).timed_out() {
+                return taken.insert(id).then(|| Turn(self, id));
+            }
+        }
+        Some(Turn(self, id))
     }
 }
 
@@ -63,24 +87,52 @@ impl Snapshotter {
     /// # Errors
     /// Those of [`Snapshotter::mounts`] and of [`mounting::attach`]; `Busy` if it is mounted where this process cannot
     /// see it.
-    pub fn mounts_kept(&self, key: &str) -> Result<Vec<Mount>> {
+    pub fn mounts_kept(&self, key: &str, progress: &dyn Progress) -> Result<Vec<Mount>> {
         check_name("mounts", key)?;
         let (record, chain) = self.find_with_chain("mounts", key)?;
         self.thaw_after_crash("mounts", &record)?;
         let mounts = self.mounts_of("mounts", &record, &chain)?;
+        self.keep_for(&record, mounts, progress)
+    }
+
+    /// The same for a snapshot that is known, and its mounts as others would carry them out.
+    pub(super) fn keep_for(
+        &self,
+        record: &Record,
+        mounts: Vec<Mount>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Mount>> {
         if !mounts.iter().all(|mount| mount.kind.starts_with("fuse3.")) {
             return Ok(mounts);
         }
         let point = self.layout.mount_point(record.id);
-        let _turn = self.turns.take(record.id);
-        self.keep(&record, &mounts, &point).map_err(|e| e.during("mounts", quoted(key)))?;
+        let kept = self.turns.take(record.id, progress).and_then(|_turn| self.keep(record, &mounts, &point));
+        kept.map_err(|e| self.why_not_kept(record, e))?;
         Ok(stacked::bind(&point, record.kind, Vec::new()))
+    }
+
+    /// What a client is told that cannot get a mount. "Not found" is said of snapshots only.
+    fn why_not_kept(&self, record: &Record, error: Error) -> Error {
+        let refuse =
+            |cause: String| Error::new(ErrorKind::FailedPrecondition, "mounts", quoted(&record.name), cause);
+        match self.store.read("mounts", |rows| rows.record(record.id)) {
+            Ok(None) => return not_found("mounts", &record.name),
+            Ok(Some(now)) if now.kind != record.kind => {
+                return refuse("it was committed meanwhile".to_owned());
+            }
+            _ => {}
+        }
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::PermissionDenied => refuse(error.to_string()).with_source(error),
+            _ => error.during("mounts", quoted(&record.name)),
+        }
     }
 
     fn keep(&self, record: &Record, mounts: &[Mount], point: &Path) -> Result<()> {
         for row in self.rows_at("mounts", record.id, point)? {
             match state_of(&row)? {
                 State::Mounted => return Ok(()),
+                State::Elsewhere if self.is_left_behind(&row)? => {}
                 State::Covered | State::Elsewhere => {
                     let cause = "it is mounted in another mount namespace, or something is mounted over it: end that first";
                     return Err(Error::new(ErrorKind::Busy, "mounts", point.display().to_string(), cause));
@@ -100,13 +152,69 @@ impl Snapshotter {
         self.attach(record, mounts, point).map(drop).inspect_err(|_| remove_point(point))
     }
 
+    /// True if nobody uses a mount in another namespace; its server has ended then. One that lives where nobody else does is
+    /// what keeps that namespace: the daemon, or all that it was for, was started anew in another one.
+    fn is_left_behind(&self, row: &MountRow) -> Result<bool> {
+        let here = ProcessMark::current()?;
+        let Some(server) = attached_of(row).server.filter(|_| is_seen_from(row, &here)) else {
+            // Its number says nothing here; its lock does.
+            return self.is_unlocked(row.id);
+        };
+        let all = self.store.read("mounts", |rows| rows.all_mounts())?;
+        let servers: HashSet<u32> = all.iter().filter_map(|row| Some(row.server?.pid)).collect();
+        if mounting::is_seen_by_others(&attached_of(row), &servers)? {
+            return Ok(false);
+        }
+        tracing::info!(target = %row.target.display(), pid = server.pid, "a server whose mount nobody can reach is ended");
+        server.end(LEAVE_PATIENCE);
+        Ok(!server.is_running())
+    }
+
+    /// True if no server changes the directory of a snapshot: while one does, it holds a lock on its work directory.
+    fn is_unlocked(&self, id: SnapshotId) -> Result<bool> {
+        let path = self.layout.work(id).join("work");
+        let failed = |e| Error::fuse("mounts", path.display().to_string(), e);
+        match plywood_fuse::sys::open::open_root(&path) {
+            Ok(dir) => plywood_fuse::sys::open::try_lock(dir.as_fd()).map_err(failed),
+            // A view has none, and nothing to lose.
+            Err(error) if error.errno() == libc::ENOENT => Ok(true),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
     /// Ends the mount that is kept of a snapshot, if there is one, after everything is written.
-    pub(super) fn end_kept(&self, operation: &'static str, id: SnapshotId, patience: Duration) -> Result<()> {
+    fn end_kept(&self, operation: &'static str, id: SnapshotId, progress: &dyn Progress) -> Result<()> {
         if self.rows_at(operation, id, &self.layout.mount_point(id))?.is_empty() {
             return Ok(());
         }
-        let _turn = self.turns.take(id);
-        self.end_kept_locked(operation, id, patience).map(drop)
+        let _turn = self.turns.take(id, progress)?;
+        self.end_kept_locked(operation, id, END_PATIENCE).map(drop)
+    }
+
+    /// The same for a snapshot that is to be removed: nothing of it has to be written, and a server that hangs does not
+    /// matter.
+    pub(super) fn end_kept_for_removal(&self, id: SnapshotId) -> Result<()> {
+        let rows = self.rows_at("remove", id, &self.layout.mount_point(id))?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let turn = match self.turns.take_within(id, REMOVAL_PATIENCE) {
+            Some(turn) => turn,
+            None => {
+                let here = ProcessMark::current()?;
+                for row in rows.iter().filter(|row| is_seen_from(row, &here)) {
+                    tracing::warn!(target = %row.target.display(), "its server keeps others waiting: it is ended");
+                    attached_of(row).server.iter().for_each(|server| server.end(Duration::ZERO));
+                }
+                self.turns.take_within(id, REMOVAL_PATIENCE).ok_or_else(|| {
+                    let cause = "its mount is being made or ended: try again";
+                    Error::new(ErrorKind::Busy, "remove", format!("snapshot {id}"), cause)
+                })?
+            }
+        };
+        let ended = self.end_kept_locked("remove", id, Duration::ZERO);
+        drop(turn);
+        ended.map(drop)
     }
 
     /// Does something to a snapshot while nothing of ours shows it. A mount that is kept of it is there again afterwards,
@@ -115,13 +223,17 @@ impl Snapshotter {
         &self,
         key: &str,
         id: SnapshotId,
+        progress: &dyn Progress,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        let _turn = self.turns.take(id);
+        let _turn = self.turns.take(id, progress)?;
         let was_kept = self.end_kept_locked("apply", id, END_PATIENCE)?;
         let done = work();
         if was_kept {
             let again = self.find_with_chain("mounts", key).and_then(|(record, chain)| {
+                if record.id != id {
+                    return Err(not_found("mounts", key));
+                }
                 let mounts = self.mounts_of("mounts", &record, &chain)?;
                 self.keep(&record, &mounts, &self.layout.mount_point(id))
             });
@@ -152,13 +264,24 @@ impl Snapshotter {
                 State::Mounted if patience.is_zero() => mounting::detach(&point, None, Detach::Lazy)?,
                 State::Mounted => {
                     sync(&point).map_err(|e| Error::io(operation, point.display().to_string(), e))?;
+                    // Who has bound it elsewhere keeps it, and may look only.
+                    if let Err(error) = mounting::freeze(&point) {
+                        tracing::warn!(target = %point.display(), %error, "somebody may still write there");
+                    }
                     mounting::detach(&point, None, Detach::Lazy)?;
+                    // Copies of it in other namespaces go with its directory.
+                    remove_point(&point);
                     if let Some(server) = attached_of(&row).server {
                         server.wait_for_end(patience);
                     }
                 }
                 State::Dead => mounting::detach(&point, None, Detach::Lazy)?,
                 State::Unmounted => {}
+                State::Elsewhere if self.is_left_behind(&row)? => {}
+                State::Elsewhere if !patience.is_zero() => {
+                    let cause = "it is mounted in another mount namespace, where somebody may change it: end that first";
+                    return Err(Error::new(ErrorKind::Busy, operation, point.display().to_string(), cause));
+                }
                 // Not to be ended from here: whoever asked for the snapshot is told where it is mounted.
                 State::Covered | State::Elsewhere => continue,
             }
@@ -169,17 +292,17 @@ impl Snapshotter {
         Ok(ended)
     }
 
-    /// The same for a snapshot that is to be removed: nothing of it has to be written.
+    /// [`Snapshotter::end_kept_for_removal`] of the snapshot that has this key.
     pub(super) fn end_kept_of(&self, key: &str) -> Result<()> {
         match self.store.read("remove", |rows| rows.id(self.realm(), key))? {
-            Some(id) => self.end_kept("remove", id, Duration::ZERO),
+            Some(id) => self.end_kept_for_removal(id),
             None => Ok(()),
         }
     }
 
-    /// The same for one that is to be committed.
-    pub(super) fn end_kept_before_commit(&self, id: SnapshotId) -> Result<()> {
-        self.end_kept("commit", id, END_PATIENCE)
+    /// Ends the mount of a snapshot that is to be committed, after everything is written.
+    pub(super) fn end_kept_before_commit(&self, id: SnapshotId, progress: &dyn Progress) -> Result<()> {
+        self.end_kept("commit", id, progress)
     }
 
     /// Removes the mount points at which nothing is mounted: after a crash, or a new start of the machine. To be called

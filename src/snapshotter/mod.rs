@@ -299,6 +299,12 @@ impl Snapshotter {
         })
     }
 
+    /// Leaves the directories that are still to be deleted to the next [`Snapshotter::cleanup`]: closing waits only for
+    /// those that are being deleted.
+    pub fn leave_deletions(&self) {
+        self.remover.leave();
+    }
+
     /// Waits for removals in the background, and closes the store for everyone in this process who shares it.
     /// Calling it again is fine.
     ///

@@ -216,13 +216,23 @@ pub(super) fn state_of(row: &MountRow) -> Result<State> {
     if row.boot_id != here.boot_id {
         return Ok(State::Unmounted);
     }
-    if row.server.is_some_and(|server| server.pid_namespace != here.pid_namespace) {
-        return Ok(State::Elsewhere);
+    if row.server.is_some() && !is_seen_from(row, &here) {
+        let own = crate::sys::attach::mount_namespace(None).is_ok_and(|own| own == row.namespace);
+        if !own || crate::sys::attach::mount_exists(row.mount_id).is_none() {
+            return Ok(State::Elsewhere);
+        }
+        // The mount itself says enough.
+        return mounting::state(&Attached { server: None, ..attached_of(row) });
     }
     let state = mounting::state(&attached_of(row))?;
     let unseen = row.server.is_none() && here.pid_namespace != FIRST_PID_NAMESPACE;
     let elsewhere = crate::sys::attach::mount_namespace(None).is_ok_and(|own| own != row.namespace);
     Ok(if state == State::Unmounted && unseen && elsewhere { State::Elsewhere } else { state })
+}
+
+/// True if the number of its server means that process here.
+pub(super) fn is_seen_from(row: &MountRow, here: &ProcessMark) -> bool {
+    row.boot_id == here.boot_id && row.server.is_some_and(|server| server.pid_namespace == here.pid_namespace)
 }
 
 /// The number of the namespace that has every process of the machine: `PROC_PID_INIT_INO` of Linux.

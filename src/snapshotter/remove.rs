@@ -3,7 +3,7 @@
 //! The key is free the moment the row is gone. What a crash leaves is a directory without a row, `rm-*`, or a blob that
 //! is due.
 
-use super::Snapshotter;
+use super::{Snapshotter, not_found};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshotter::mounted::{in_use, is_held_by};
@@ -14,6 +14,7 @@ use crossbeam::channel::{Sender, unbounded};
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 /// Threads that delete directories in the background.
@@ -24,6 +25,8 @@ pub(super) struct Remover {
     backend: Arc<dyn Backend>,
     removal: Removal,
     workers: Mutex<Option<Workers>>,
+    /// What is not deleted yet is left to the next cleanup.
+    left: Arc<AtomicBool>,
 }
 
 struct Workers {
@@ -33,7 +36,7 @@ struct Workers {
 
 impl Remover {
     pub(super) fn new(backend: &Arc<dyn Backend>, removal: Removal) -> Remover {
-        Remover { backend: Arc::clone(backend), removal, workers: Mutex::new(None) }
+        Remover { backend: Arc::clone(backend), removal, workers: Mutex::new(None), left: Arc::default() }
     }
 
     /// The row of `id` is gone: its directory is to go.
@@ -56,7 +59,14 @@ impl Remover {
         let (jobs, queue) = unbounded();
         let start = |number: usize| {
             let (queue, backend) = (queue.clone(), Arc::clone(&self.backend));
-            let work = move || queue.into_iter().for_each(|id| remove_directory(&*backend, id));
+            let left = Arc::clone(&self.left);
+            let work = move || {
+                for id in queue {
+                    if !left.load(Ordering::Relaxed) {
+                        remove_directory(&*backend, id);
+                    }
+                }
+            };
             std::thread::Builder::new().name(format!("remover-{number}")).spawn(work).ok()
         };
         let threads: Vec<_> = (0..WORKERS).filter_map(start).collect();
@@ -66,6 +76,11 @@ impl Remover {
     /// Deletes what has been renamed away already.
     pub(super) fn delete_now(&self, path: &Path) {
         delete(&*self.backend, path);
+    }
+
+    /// Begins no further deletion.
+    pub(super) fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
     }
 
     /// Waits for what is being deleted.
@@ -120,11 +135,26 @@ impl Snapshotter {
     /// [`Snapshotter::mount`].
     pub fn remove(&self, key: &str) -> Result<()> {
         check_name("remove", key)?;
-        self.end_kept_of(key)?;
+        self.remove_if(key, None)
+    }
+
+    /// The same for the snapshot of this id; `NotFound` if the key is another one's by now.
+    pub(super) fn remove_exactly(&self, key: &str, id: SnapshotId) -> Result<()> {
+        self.remove_if(key, Some(id))
+    }
+
+    fn remove_if(&self, key: &str, expected: Option<SnapshotId>) -> Result<()> {
+        match expected {
+            Some(id) => self.end_kept_for_removal(id)?,
+            None => self.end_kept_of(key)?,
+        }
         self.forget_dead_mounts_of(key)?;
         let process = ProcessMark::current()?;
         let removed = self.store.write("remove", |rows| {
             let record = rows.find(self.realm(), key)?;
+            if expected.is_some_and(|id| id != record.id) {
+                return Err(not_found("remove", key));
+            }
             // What this process made for itself it may remove while it works in it.
             let ours = |row: &MountRow| record.flags & Record::TRANSIENT != 0 && is_held_by(row, &process);
             if let Some(row) = rows.mounts_of(record.id)?.iter().find(|row| !ours(row)) {

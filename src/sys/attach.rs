@@ -50,6 +50,23 @@ pub fn bind(source: &Path, target: &Path, depth: Depth) -> io::Result<()> {
 /// mount(2), `MS_REMOUNT | MS_BIND`; mount_namespaces(7), "locked" flags; `path_mount` of `fs/namespace.c` for
 /// access times.
 pub fn set_flags(target: &Path, flags: MountFlags) -> io::Result<()> {
+    let all = flags | MountFlags::BIND | kept_flags(target)?;
+    Ok(rustix::mount::mount_remount(target, all, c"")?)
+}
+
+/// Makes the file system at `target` read-only, in all of its mounts.
+///
+/// # Errors
+/// As mount(2): EBUSY while a file is open for writing.
+///
+/// # Source
+/// mount(2), `MS_REMOUNT` without `MS_BIND`.
+pub fn freeze(target: &Path) -> io::Result<()> {
+    let flags = kept_flags(target)? | MountFlags::RDONLY;
+    Ok(rustix::mount::mount_remount(target, flags, c"")?)
+}
+
+fn kept_flags(target: &Path) -> io::Result<MountFlags> {
     let now = rustix::fs::statvfs(target)?.f_flag;
     let known = [
         (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
@@ -58,8 +75,7 @@ pub fn set_flags(target: &Path, flags: MountFlags) -> io::Result<()> {
         (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
     ];
     let kept = known.iter().filter(|(is, _)| now.contains(*is));
-    let all = kept.fold(flags | MountFlags::BIND, |all, (_, flag)| all | *flag);
-    Ok(rustix::mount::mount_remount(target, all, c"")?)
+    Ok(kept.fold(MountFlags::empty(), |all, (_, flag)| all | *flag))
 }
 
 /// Makes the mount at `target` and all below it read-only.

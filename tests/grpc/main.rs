@@ -9,5 +9,6 @@ mod life;
 mod metrics;
 #[path = "../privileges/mod.rs"]
 mod privileges;
+mod races;
 mod refusals;
 mod support;

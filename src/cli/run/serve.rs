@@ -46,6 +46,10 @@ pub(super) fn serve(session: &Session, args: &args::Serve) -> Outcome {
                      client's namespaces (README: rootless containerd), or let the client mount with --mounts fuse3";
         return Err(Error::new(ErrorKind::InvalidArgument, "serve", "--mounts bind", cause).into());
     }
+    // Each client, each mount that is made and each layer of a stack that is read takes some.
+    if let Err(error) = plywood_fuse::sys::process::raise_descriptor_limit() {
+        tracing::warn!(%error, "only few files can be open at once");
+    }
     let layout = Layout::create(&session.settings.root)?;
     let lock = ServeLock::take(&layout, &address)?;
     let mut settings = session.snapshotter_settings();
