@@ -7,7 +7,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::activation;
 use crate::sys::attach::mount_namespace;
-use plywood_fuse::sys::process::effective_uid;
+use plywood_fuse::sys::process::{effective_gid, effective_uid};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::fs;
@@ -131,13 +131,18 @@ fn check_directory(dir: &Path) -> Result<()> {
     let meta = fs::metadata(dir).map_err(|e| failed(dir, e))?;
     // In a user namespace the machine's root is nobody, as the owner of / shows.
     let root = fs::metadata("/").map_or(0, |root| root.uid());
-    let is_ours = [effective_uid(), 0, root].contains(&meta.uid());
-    let (shared, sticky) = (meta.mode() & 0o022 != 0, meta.mode() & 0o1000 != 0);
-    if is_ours && (!shared || sticky) {
+    if may_be_trusted(&[effective_uid(), 0, root], effective_gid(), meta.uid(), meta.gid(), meta.mode()) {
         return Ok(());
     }
     let cause = "others may rename what is in this directory, and answer in our place: choose one that only you can write to";
     Err(Error::new(ErrorKind::PermissionDenied, OPERATION, dir.display().to_string(), cause))
+}
+
+/// True if nobody but `owners` can rename what is in a directory. A user's own group often has nobody else in it.
+fn may_be_trusted(owners: &[u32], own_group: u32, uid: u32, gid: u32, mode: u32) -> bool {
+    let is_shared = mode & 0o002 != 0 || (mode & 0o020 != 0 && gid != own_group);
+    let is_sticky = mode & 0o1000 != 0;
+    owners.contains(&uid) && (!is_shared || is_sticky)
 }
 
 impl Drop for Listener {
@@ -326,6 +331,7 @@ fn remove_stale(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
     use plywood_fuse::testing::TempDir;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_socket_is_for_its_owner_alone_and_goes_with_its_listener() {
@@ -340,6 +346,31 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
         drop(listener);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_directory_in_which_others_rename_is_refused() {
+        // Owner, group, mode; user 5 has group 7.
+        let cases = [
+            ((5, 7, 0o700), true),
+            ((5, 7, 0o755), true),
+            ((0, 0, 0o755), true),
+            ((0, 0, 0o1777), true),
+            // A group that is the user's own.
+            ((5, 7, 0o775), true),
+            ((5, 8, 0o775), false),
+            ((5, 8, 0o1775), true),
+            ((5, 7, 0o777), false),
+            ((6, 7, 0o700), false),
+            ((6, 6, 0o1777), false),
+        ];
+        for ((uid, gid, mode), expected) in cases {
+            assert_eq!(may_be_trusted(&[5, 0], 7, uid, gid, mode), expected, "{uid} {gid} {mode:o}");
+        }
+        let dir = TempDir::new();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let error = Listener::bind(&dir.path().join("s")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
     }
 
     #[test]

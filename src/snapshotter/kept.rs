@@ -161,7 +161,9 @@ impl Snapshotter {
             return self.is_unlocked(row.id);
         };
         let all = self.store.read("mounts", |rows| rows.all_mounts())?;
-        let servers: HashSet<u32> = all.iter().filter_map(|row| Some(row.server?.pid)).collect();
+        let seen = all.iter().filter(|row| is_seen_from(row, &here));
+        let running = seen.filter_map(|row| attached_of(row).server).filter(|server| server.is_running());
+        let servers: HashSet<u32> = running.map(|server| server.pid).collect();
         if mounting::is_seen_by_others(&attached_of(row), &servers)? {
             return Ok(false);
         }

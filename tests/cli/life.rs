@@ -1,6 +1,6 @@
 //! Snapshots from their making to their removal, for people and for programs.
 
-use crate::support::{BACKENDS, Cli, by_a_dead_process, column, keys, text};
+use crate::support::{BACKENDS, Cli, by_a_dead_process, column, ended, keys, text};
 use serde_json::json;
 use std::fs;
 
@@ -286,5 +286,17 @@ fn a_store_is_not_opened_by_a_backend_that_cannot_read_it() {
         let message = cli.bad(5, &format!("--backend {other} ls"));
         assert!(message.contains(&format!("--backend {backend}")), "{message}");
         assert_eq!(cli.good("--backend auto ls -q"), "base\nweb\nwork\n");
+    }
+}
+
+#[test]
+fn a_program_that_is_named_is_the_type_of_the_mounts() {
+    let cli = Cli::new("fuse");
+    cli.good("prepare a");
+    cli.good("commit base a");
+    for (program, expected) in [("other-fuse", "fuse3.other-fuse"), ("/opt/other", "fuse3.plywood-fuse")] {
+        let mut command = cli.command(["--json", "prepare", expected, "base"]);
+        let ended = ended(command.env("PLYWOOD_FUSE_PROGRAM", program).output().expect("the program starts"));
+        assert!(ended.code == 0 && ended.out.contains(&format!("\"{expected}\"")), "{ended:?}");
     }
 }

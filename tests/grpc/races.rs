@@ -12,6 +12,7 @@ use plywood_fuse::testing::TempDir;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -179,7 +180,7 @@ fn a_daemon_in_another_namespace_takes_over_what_nobody_can_reach_any_more() {
     let socket = dir.path().join("run/s");
     let first = apart(dir.path());
     wait_for(async {
-        until(|| socket.exists()).await;
+        until(|| UnixStream::connect(&socket).is_ok()).await;
         let mut client = client(&socket).await;
         layer(&mut client, "base", "").await;
         for key in ["one", "two", "three"] {
@@ -189,7 +190,7 @@ fn a_daemon_in_another_namespace_takes_over_what_nobody_can_reach_any_more() {
     stop(first);
     let second = apart(dir.path());
     wait_for(async {
-        until(|| socket.exists()).await;
+        until(|| UnixStream::connect(&socket).is_ok()).await;
         let mut client = client(&socket).await;
         client.mounts(mounts("one")).await.unwrap();
         client.commit(commit("top", "two")).await.unwrap();

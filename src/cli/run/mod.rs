@@ -177,8 +177,11 @@ impl Session {
         settings.backends.overlay_options.clone_from(&ours.overlay_options);
         settings.backends.fuse_options.clone_from(&ours.fuse_options);
         settings.backends.fuse_program = PathBuf::from(&ours.fuse_program);
-        // A name alone is looked for beside this program, too.
-        settings.mounting.fuse_program = ours.fuse_program.contains('/').then(|| (&ours.fuse_program).into());
+        settings.mounting.fuse_program = Some((&ours.fuse_program).into());
+        if !ours.fuse_program.contains('/') {
+            // Whoever mounts by mount.fuse3 finds it by this, in the PATH.
+            settings.backends.fuse_type = format!("fuse3.{}", ours.fuse_program);
+        }
         settings
     }
 
