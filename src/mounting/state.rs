@@ -75,40 +75,37 @@ pub fn is_live(attached: &Attached) -> Result<bool> {
 }
 
 /// True if a process has the file system of this mount in its mount namespace, other than its server and those of `servers`:
-/// they keep a namespace that everybody else has left. Unknown counts as true.
+/// they keep a namespace that everybody else has left. A server that does not show the mount itself counts as true; a
+/// process that may not be looked at is another user's, and does not count.
 ///
 /// # Errors
 /// As reading `/proc`.
-///
-/// # Source
-/// proc(5), `/proc/pid/mountinfo`: field 3 is the device, field 5 the mount point.
 pub fn is_seen_by_others(attached: &Attached, servers: &HashSet<u32>) -> Result<bool> {
     let failed = |e| Error::io("look at mount", attached.target.display().to_string(), e);
     let Some(server) = attached.server else { return Ok(true) };
-    let words =
-        |line: &[u8]| line.split(|byte| *byte == b' ').map(<[u8]>::to_vec).take(5).collect::<Vec<_>>();
-    let read = |pid: u32| -> Option<Vec<Vec<Vec<u8>>>> {
-        Some(
-            fs::read(format!("/proc/{pid}/mountinfo"))
-                .ok()?
-                .split(|byte| *byte == b'\n')
-                .map(words)
-                .collect(),
-        )
-    };
-    let target = attached.target.as_os_str().as_bytes();
-    let own = read(server.pid).unwrap_or_default();
-    let Some(device) =
-        own.iter().rev().find(|line| line.get(4).is_some_and(|at| at == target)).map(|line| &line[2])
-    else {
-        return Ok(true);
-    };
-    let pids = fs::read_dir("/proc").map_err(failed)?.flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let others = pids.filter(|pid| *pid != server.pid && !servers.contains(pid));
-    Ok(others
-        .into_iter()
-        .any(|pid| read(pid).is_some_and(|lines| lines.iter().any(|line| line.get(2) == Some(device)))))
+    let read = |pid: u32| fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    let own = read(server.pid);
+    let Some(device) = device_at(&own, attached.target.as_os_str().as_bytes()) else { return Ok(true) };
+    let list = fs::read_dir("/proc").map_err(failed)?.flatten();
+    let pids = list.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let mut others = pids.filter(|pid| *pid != server.pid && !servers.contains(pid));
+    Ok(others.any(|pid| mounts_in(&read(pid)).any(|(other, _)| other == device)))
+}
+
+/// Device and mount point of each line of a `/proc/pid/mountinfo`.
+///
+/// # Source
+/// proc(5): fields 3 and 5.
+fn mounts_in(mountinfo: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    mountinfo.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut words = line.split(|byte| *byte == b' ');
+        Some((words.nth(2)?, words.nth(1)?))
+    })
+}
+
+/// The device of what is mounted at `target`, on top.
+fn device_at<'a>(mountinfo: &'a [u8], target: &[u8]) -> Option<&'a [u8]> {
+    mounts_in(mountinfo).filter(|(_, at)| *at == target).last().map(|(device, _)| device)
 }
 
 /// Those of `rows` that are gone or dead; the dead ones are detached. For the start of a program: their records can go.
@@ -158,6 +155,14 @@ mod tests {
             boot_id: boot_id(),
             how,
         }
+    }
+
+    #[test]
+    fn the_device_is_that_of_the_topmost_mount_at_a_path() {
+        let text = b"1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:50 / /s/mnt/2 rw - fuse x rw\n3 1 0:51 / /s/mnt/2 rw - fuse x rw\n\n1 2\n";
+        assert_eq!(device_at(text, b"/s/mnt/2"), Some(&b"0:51"[..]));
+        assert_eq!(device_at(text, b"/s/mnt"), None);
+        assert_eq!(mounts_in(text).count(), 3);
     }
 
     #[test]

@@ -55,9 +55,7 @@ impl Snapshotter {
         labels: Labels,
         progress: &dyn Progress,
     ) -> Result<Vec<Mount>> {
-        let made =
-            self.create("prepare", SnapshotKind::Active, key, parent, labels, Whose::Callers, progress)?;
-        Ok(made.mounts)
+        self.create_active(key, parent, labels, Whose::Callers, progress).map(|made| made.mounts)
     }
 
     /// As [`Snapshotter::prepare`], with mounts as [`Snapshotter::mounts_kept`] gives them: what cannot be mounted is not
@@ -72,9 +70,7 @@ impl Snapshotter {
         labels: Labels,
         progress: &dyn Progress,
     ) -> Result<Vec<Mount>> {
-        let made =
-            self.create("prepare", SnapshotKind::Active, key, parent, labels, Whose::Callers, progress)?;
-        self.keep_new(made, progress)
+        self.keep_new(self.create_active(key, parent, labels, Whose::Callers, progress)?, progress)
     }
 
     /// As [`Snapshotter::prepare`], for a snapshot that this process works in, and commits or removes: if it dies before,
@@ -90,8 +86,18 @@ impl Snapshotter {
         progress: &dyn Progress,
     ) -> Result<Vec<Mount>> {
         let ours = Whose::Ours(ProcessMark::current()?);
-        self.create("prepare", SnapshotKind::Active, key, parent, labels, ours, progress)
-            .map(|made| made.mounts)
+        self.create_active(key, parent, labels, ours, progress).map(|made| made.mounts)
+    }
+
+    fn create_active(
+        &self,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+        whose: Whose,
+        progress: &dyn Progress,
+    ) -> Result<Made> {
+        self.create("prepare", SnapshotKind::Active, key, parent, labels, whose, progress)
     }
 
     /// Makes a read-only snapshot that shows the committed snapshot `parent`, or nothing; returns its mounts.
