@@ -42,7 +42,7 @@ mod anyone {
     use std::process::{Child, Command, Stdio};
     use std::time::{Duration, Instant};
 
-    const SOON: Duration = Duration::from_secs(20);
+    const SOON: Duration = Duration::from_secs(60);
 
     /// A busybox in a layer, an empty layer above it, and nothing else: no /proc, no /etc.
     struct Snapshot {

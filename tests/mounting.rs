@@ -37,7 +37,7 @@ mod anyone {
     use std::process::{Command, Stdio};
     use std::time::Duration;
 
-    const SOON: Duration = Duration::from_secs(20);
+    const SOON: Duration = Duration::from_secs(60);
 
     /// A snapshot with one parent, as the backends lay it out.
     fn two_layers(stage: &Stage) -> String {

@@ -32,6 +32,9 @@ pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// How long those who wait for an answer may keep a stopping daemon; systemd kills after 90 seconds.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
+/// How long deletions in the background may keep a daemon that has stopped; the next one does the rest.
+pub const DELETIONS: Duration = Duration::from_secs(5);
+
 /// How long what was told to give up may take to do so.
 const GIVE_UP: Duration = Duration::from_secs(20);
 
@@ -57,6 +60,8 @@ pub struct ServeSettings {
     pub hand_out: HandOut,
     /// How long those who wait for an answer may keep a stopping daemon.
     pub drain: Duration,
+    /// How long deletions in the background may keep a daemon that has stopped.
+    pub deletions: Duration,
     /// The socket of the containerd that is served, for layers in and out.
     pub containerd: Option<PathBuf>,
     /// Where metrics are to be had, see [`metrics`].
@@ -65,7 +70,13 @@ pub struct ServeSettings {
 
 impl Default for ServeSettings {
     fn default() -> Self {
-        ServeSettings { hand_out: HandOut::default(), drain: DRAIN, containerd: None, metrics: None }
+        ServeSettings {
+            hand_out: HandOut::default(),
+            drain: DRAIN,
+            deletions: DELETIONS,
+            containerd: None,
+            metrics: None,
+        }
     }
 }
 
@@ -119,8 +130,8 @@ pub fn serve(
     let served = runtime.block_on(answer(snapshotter, listener, settings, stop, ready));
     // Whoever still waits is dropped, which tells the work to give up.
     runtime.shutdown_timeout(GIVE_UP);
-    // Large trees would keep a service manager waiting: the next daemon deletes them.
-    snapshotter.leave_deletions();
+    // Large trees would keep a service manager waiting.
+    snapshotter.leave_deletions_after(settings.deletions);
     served.and(snapshotter.close())
 }
 

@@ -42,6 +42,7 @@ use crate::types::{
 };
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Rows that are read in one transaction of a walk.
 const WALK_BATCH: usize = 256;
@@ -299,10 +300,10 @@ impl Snapshotter {
         })
     }
 
-    /// Leaves the directories that are still to be deleted to the next [`Snapshotter::cleanup`]: closing waits only for
-    /// those that are being deleted.
-    pub fn leave_deletions(&self) {
-        self.remover.leave();
+    /// Leaves what is not deleted within `grace` from now to the next [`Snapshotter::cleanup`]: closing waits no longer
+    /// than that. Told again, the first time counts.
+    pub fn leave_deletions_after(&self, grace: Duration) {
+        self.remover.leave_after(grace);
     }
 
     /// Waits for removals in the background, and closes the store for everyone in this process who shares it.

@@ -10,12 +10,12 @@ use crate::snapshotter::mounted::{in_use, is_held_by};
 use crate::snapshotter::settings::Removal;
 use crate::store::{MountRow, ProcessMark, Record};
 use crate::types::{SnapshotId, check_name, quoted};
-use crossbeam::channel::{Sender, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Threads that delete directories in the background.
 const WORKERS: usize = 2;
@@ -25,18 +25,20 @@ pub(super) struct Remover {
     backend: Arc<dyn Backend>,
     removal: Removal,
     workers: Mutex<Option<Workers>>,
-    /// What is not deleted yet is left to the next cleanup.
-    left: Arc<AtomicBool>,
+    /// What is not deleted by then is left to the next cleanup.
+    deadline: Arc<OnceLock<Instant>>,
 }
 
 struct Workers {
     jobs: Sender<SnapshotId>,
+    /// Nothing is sent here: it is disconnected once every thread has ended.
+    ended: Receiver<()>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Remover {
     pub(super) fn new(backend: &Arc<dyn Backend>, removal: Removal) -> Remover {
-        Remover { backend: Arc::clone(backend), removal, workers: Mutex::new(None), left: Arc::default() }
+        Remover { backend: Arc::clone(backend), removal, workers: Mutex::new(None), deadline: Arc::default() }
     }
 
     /// The row of `id` is gone: its directory is to go.
@@ -57,20 +59,22 @@ impl Remover {
 
     fn start(&self) -> Option<Workers> {
         let (jobs, queue) = unbounded();
+        let (alive, ended) = bounded(0);
         let start = |number: usize| {
-            let (queue, backend) = (queue.clone(), Arc::clone(&self.backend));
-            let left = Arc::clone(&self.left);
+            let (queue, backend, alive) = (queue.clone(), Arc::clone(&self.backend), Sender::clone(&alive));
+            let deadline = Arc::clone(&self.deadline);
             let work = move || {
                 for id in queue {
-                    if !left.load(Ordering::Relaxed) {
+                    if deadline.get().is_none_or(|deadline| Instant::now() < *deadline) {
                         remove_directory(&*backend, id);
                     }
                 }
+                drop(alive);
             };
             std::thread::Builder::new().name(format!("remover-{number}")).spawn(work).ok()
         };
         let threads: Vec<_> = (0..WORKERS).filter_map(start).collect();
-        (!threads.is_empty()).then_some(Workers { jobs, threads })
+        (!threads.is_empty()).then_some(Workers { jobs, ended, threads })
     }
 
     /// Deletes what has been renamed away already.
@@ -78,16 +82,23 @@ impl Remover {
         delete(&*self.backend, path);
     }
 
-    /// Begins no further deletion.
-    pub(super) fn leave(&self) {
-        self.left.store(true, Ordering::Relaxed);
+    /// Leaves what is not deleted within `grace`; told again, the first time counts.
+    pub(super) fn leave_after(&self, grace: Duration) {
+        self.deadline.get_or_init(|| Instant::now() + grace);
     }
 
-    /// Waits for what is being deleted.
+    /// Waits for what is to be deleted, but not for what is left by [`Remover::leave_after`]: a thread that is in
+    /// the middle of a tree ends with the process or with the tree.
     pub(super) fn finish(&self) {
-        let Some(workers) = self.workers.lock().take() else { return };
-        drop(workers.jobs);
-        for thread in workers.threads {
+        let Some(Workers { jobs, ended, threads }) = self.workers.lock().take() else { return };
+        drop(jobs);
+        if let Some(deadline) = self.deadline.get()
+            && ended.recv_deadline(*deadline) == Err(RecvTimeoutError::Timeout)
+        {
+            tracing::info!("removed directories are left to the next cleanup");
+            return;
+        }
+        for thread in threads {
             if thread.join().is_err() {
                 tracing::error!(
                     "a thread that removes directories panicked; the next cleanup does what it left"

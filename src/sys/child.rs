@@ -417,7 +417,7 @@ mod tests {
         kill(pid);
         let begin = Instant::now();
         while std::path::Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists() {
-            assert!(begin.elapsed() < Duration::from_secs(10));
+            assert!(begin.elapsed() < Duration::from_secs(60));
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -301,7 +301,7 @@ fn a_caller_who_goes_away_ends_the_work_though_the_blob_does_not_come() {
         let waiting = tokio::time::timeout(Duration::from_millis(500), world.apply(&blob, TAR, mounts)).await;
         assert!(waiting.is_err());
         // Whoever works in it lets it go.
-        let removed = tokio::time::timeout(Duration::from_secs(20), async {
+        let removed = tokio::time::timeout(Duration::from_secs(60), async {
             while world.client.remove(remove("a")).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -592,7 +592,7 @@ fn a_reference_of_ours_is_given_up_when_writing_fails_and_the_reason_is_told() {
             wire::DiffRequest { media_type: TAR.to_owned(), ..diff_request(Vec::new(), right.clone()) };
         let refused = world.diff(request).await.unwrap_err();
         assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
-        let given_up = tokio::time::timeout(Duration::from_secs(10), async {
+        let given_up = tokio::time::timeout(Duration::from_secs(60), async {
             while !world.containerd.0.lock().ingests.is_empty() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }

@@ -14,7 +14,7 @@ use tonic::Code;
 /// Status, headers and body of an answer.
 fn ask(socket: &Path, request: &str) -> (String, String) {
     let mut stream = UnixStream::connect(socket).expect("somebody listens");
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");

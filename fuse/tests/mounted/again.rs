@@ -86,7 +86,7 @@ fn again(who: Who) {
     let child = while_nothing_is_mounted(|| {
         let mut child = unshare.spawn().expect("start the tests again");
         let ended = |child: &mut Child| child.try_wait().is_ok_and(|status| status.is_some());
-        wait_until(Duration::from_secs(30), || inside.exists() || ended(&mut child));
+        wait_until(Duration::from_secs(60), || inside.exists() || ended(&mut child));
         child
     });
     let output = child.wait_with_output().expect("wait for the tests");

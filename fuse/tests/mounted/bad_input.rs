@@ -589,9 +589,9 @@ mod anyone {
         let stage = layers();
         let mount = stage.plan().at("m").mount();
         signal(mount.server, "KILL");
-        assert!(wait_until(std::time::Duration::from_secs(10), || !runs(mount.server)), "killed");
+        assert!(wait_until(std::time::Duration::from_secs(60), || !runs(mount.server)), "killed");
         assert!(
-            wait_until(std::time::Duration::from_secs(10), || fs::metadata(mount.path("")).is_err()),
+            wait_until(std::time::Duration::from_secs(60), || fs::metadata(mount.path("")).is_err()),
             "dead"
         );
         refused(&stage, "lowerdir=S/low", "S/m", &["S/m", "fusermount3 -u"]);

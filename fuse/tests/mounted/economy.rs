@@ -208,7 +208,7 @@ mod anyone {
         });
         assert_eq!((got.of("open"), got.of("opendir"), got.of("create")), (2, 1, 1), "{got:?}");
         let mut all = mount.counts();
-        let closed = wait_until(std::time::Duration::from_secs(5), || {
+        let closed = wait_until(std::time::Duration::from_secs(60), || {
             all = mount.counts();
             all.of("release") == all.of("open") + all.of("create")
                 && all.of("releasedir") == all.of("opendir")

@@ -27,10 +27,10 @@ use std::time::{Duration, Instant};
 use plywood_fuse::sys::{self, mount::Detach};
 
 /// How long a server may take to end after its unmount.
-const END_PATIENCE: Duration = Duration::from_secs(20);
+const END_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long one mount may live before its server is taken to hang.
-const WATCHDOG: Duration = Duration::from_secs(240);
+const WATCHDOG: Duration = Duration::from_secs(600);
 
 /// Says why a test cannot run here. It fails, unless PLYWOOD_SKIP_MOUNTED=1 says that it may be left out.
 #[track_caller]
