@@ -5,7 +5,8 @@
 //!   makes sense;
 //! * a commit and a removal of one snapshot: exactly one succeeds;
 //! * a walk sees every snapshot that is there all the time, exactly once, whatever is made and removed meanwhile;
-//! * cleanup deletes nothing that is being made;
+//! * a walk shows no name twice, and nothing that was made after its begin;
+//! * cleanup deletes nothing that is being made, and nothing whose removal is not done;
 //! * of many who write none waits while others have several turns;
 //! * the command line and a long-lived process share one store.
 //!
@@ -15,7 +16,7 @@ use plywood::backend::{BackendName, Progress};
 use plywood::error::ErrorKind;
 use plywood::filter::Filters;
 use plywood::snapshotter::{BackendChoice, Removal, Repair, Snapshotter, SnapshotterSettings};
-use plywood::types::Labels;
+use plywood::types::{Info, Labels};
 use plywood_fuse::testing::TempDir;
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -342,4 +343,79 @@ fn the_command_line_and_a_long_lived_process_share_a_store() {
     let (code, checked, said) = plywood(&["check"]);
     assert_eq!(code, Some(0), "{checked}{said}");
     whole(&snapshotter);
+}
+
+#[test]
+fn a_walk_shows_no_name_twice_though_it_is_somebody_elses_by_now() {
+    let temp = TempDir::new();
+    let snapshotter = open(&temp, BackendName::Fuse, Removal::Sync);
+    let done = |what: plywood::error::Result<()>| what.unwrap_or_else(|e| panic!("{e}"));
+    layer(&snapshotter, "layer", None);
+    for n in 0..600 {
+        let made = snapshotter.prepare(&format!("{n:03}"), Some("layer"), Labels::new(), &());
+        done(made.map(drop));
+    }
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let each = |info: Info| {
+        if seen.is_empty() {
+            // One that is told already is made again; one that comes later gets the name of one that is told already; and
+            // one is made that was never there.
+            done(snapshotter.remove("001"));
+            done(snapshotter.prepare("001", Some("layer"), Labels::new(), &()).map(drop));
+            done(snapshotter.remove("002"));
+            done(snapshotter.commit("002", "590", Labels::new(), None, &()));
+            done(snapshotter.prepare("new", None, Labels::new(), &()).map(drop));
+            done(snapshotter.remove("595"));
+        }
+        *seen.entry(info.name).or_insert(0) += 1;
+        Ok(())
+    };
+    done(snapshotter.walk(&Filters::everything(), each));
+    assert!(seen.values().all(|times| *times == 1), "{seen:?}");
+    assert!(!seen.contains_key("new") && !seen.contains_key("590") && !seen.contains_key("595"));
+    // The layer and 600, without those that went; that name which another one has now was told.
+    assert_eq!(seen.len(), 601 - 2, "{seen:?}");
+    whole(&snapshotter);
+}
+
+#[test]
+fn what_others_remove_and_clean_up_is_gone_and_never_damaged() {
+    for backend in BACKENDS {
+        let temp = TempDir::new();
+        let snapshotter = open(&temp, backend, Removal::Async);
+        layer(&snapshotter, "base", None);
+        let expect = |what: plywood::error::Result<()>, allowed: &[ErrorKind]| {
+            if let Err(error) = what {
+                assert!(allowed.contains(&error.kind()), "{backend}: {error}");
+            }
+        };
+        use ErrorKind::{Aborted, AlreadyExists, FailedPrecondition, NotFound};
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let (snapshotter, expect) = (&snapshotter, &expect);
+                scope.spawn(move || {
+                    for n in 0..150 {
+                        let (key, name) = (format!("key-{}", (n + thread) % 3), format!("name-{}", n % 2));
+                        match (n * 7 + thread * 3) % 6 {
+                            0 | 1 => {
+                                let made = snapshotter.prepare(&key, Some("base"), Labels::new(), &());
+                                expect(made.map(drop), &[AlreadyExists]);
+                            }
+                            2 => {
+                                let done = snapshotter.commit(&name, &key, Labels::new(), None, &());
+                                expect(done, &[NotFound, AlreadyExists, FailedPrecondition, Aborted]);
+                            }
+                            3 => {
+                                expect(snapshotter.remove(&key), &[NotFound]);
+                                expect(snapshotter.remove(&name), &[NotFound]);
+                            }
+                            4 => expect(snapshotter.mounts(&key).map(drop), &[NotFound]),
+                            _ => expect(snapshotter.cleanup().map(drop), &[]),
+                        }
+                    }
+                });
+            }
+        });
+        whole(&snapshotter);
+    }
 }

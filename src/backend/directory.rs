@@ -4,19 +4,20 @@
 //! A crash leaves a `new-*`, an id without a row, or an `rm-*`: all of it garbage.
 
 use super::open::BackendSettings;
+use super::shared_sync::SharedSync;
 use super::{Stage, Staged, delete};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::layout::Layout;
 use crate::types::SnapshotId;
 use plywood_fuse::error::Error as SysError;
-use plywood_fuse::sys::copy::Sync;
 use plywood_fuse::sys::open::DirMode;
 use plywood_fuse::sys::process::effective_uid;
 use plywood_fuse::sys::{self, Place, node};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The mode of the root directory of a new snapshot, whatever the umask.
 pub const CONTENT_MODE: u32 = 0o755;
@@ -27,15 +28,7 @@ pub struct Directories {
     layout: Layout,
     sync_on_commit: bool,
     sync_on_create: bool,
-}
-
-/// What is brought to the disk.
-#[derive(Debug, Clone, Copy)]
-enum Extent {
-    /// The names of the snapshots.
-    Names,
-    /// Everything of the file system: a tree has no call of its own.
-    FileSystem,
+    syncing: Arc<SharedSync<i32>>,
 }
 
 /// A failure of the disk. That something is or is not there is no answer to who asked for a snapshot by its name.
@@ -53,7 +46,7 @@ impl Directories {
     /// The directories of a store.
     pub fn new(layout: &Layout, settings: &BackendSettings) -> Directories {
         let BackendSettings { sync_on_commit, sync_on_create, .. } = *settings;
-        Directories { layout: layout.clone(), sync_on_commit, sync_on_create }
+        Directories { layout: layout.clone(), sync_on_commit, sync_on_create, syncing: Arc::default() }
     }
 
     /// Where they are.
@@ -87,6 +80,11 @@ impl Directories {
         Ok(Staged { path })
     }
 
+    /// As [`super::Backend::names_first`].
+    pub fn names_first(&self) -> Option<PathBuf> {
+        self.sync_on_create.then(|| self.layout.snapshots())
+    }
+
     /// As [`super::Backend::publish`].
     ///
     /// # Errors
@@ -99,10 +97,6 @@ impl Directories {
         }
         rename(&self.layout.snapshots(), &staged.path, &target).map_err(failed)?;
         staged.path = target;
-        if self.sync_on_create {
-            // The content first would be useless: without the name nobody finds it.
-            self.sync(Extent::Names)?;
-        }
         Ok(())
     }
 
@@ -111,7 +105,7 @@ impl Directories {
     /// # Errors
     /// Those of the disk.
     pub fn sync_copy(&self) -> Result<()> {
-        if self.sync_on_create { self.sync(Extent::FileSystem) } else { Ok(()) }
+        if self.sync_on_create { self.sync() } else { Ok(()) }
     }
 
     /// Brings the content of a snapshot to the disk, if that is wanted at commit.
@@ -120,21 +114,19 @@ impl Directories {
     /// Those of the disk; also those of a write that nobody waited for.
     pub fn seal(&self) -> Result<()> {
         if self.sync_on_commit {
-            self.sync(Extent::FileSystem)?;
+            self.sync()?;
         }
         Ok(())
     }
 
-    fn sync(&self, extent: Extent) -> Result<()> {
+    /// Everything of the file system: a tree has no call of its own.
+    fn sync(&self) -> Result<()> {
         let snapshots = self.layout.snapshots();
         let failed = |e| disk_error("sync", &snapshots, e);
         let base = sys::open::open_root(&snapshots).map_err(failed)?;
         let fd = sys::open::open_dir_at(base.as_fd(), b".", DirMode::List).map_err(failed)?;
-        match extent {
-            Extent::Names => sys::copy::sync(fd.as_fd(), Sync::All),
-            Extent::FileSystem => rustix::fs::syncfs(fd).map_err(|e| SysError::from_errno(e.raw_os_error())),
-        }
-        .map_err(failed)
+        let synced = self.syncing.run(|| rustix::fs::syncfs(fd).map_err(|e| e.raw_os_error()));
+        synced.map_err(|errno| failed(SysError::from_errno(errno)))
     }
 
     /// As [`super::Backend::retire`].

@@ -19,6 +19,7 @@ pub mod measure;
 pub mod native;
 pub mod open;
 pub mod overlay;
+mod shared_sync;
 pub mod stacked;
 pub mod trial;
 pub mod walk;
@@ -182,8 +183,12 @@ pub trait Backend: Send + Sync {
     /// `NoSpace`, `Cancelled`, and those of the disk.
     fn stage(&self, stage: Stage<'_>, progress: &dyn Progress) -> Result<Staged>;
 
-    /// Renames a staged directory to that of `id`, and makes the name durable. What is in the way there is the
-    /// remains of a crash, and moves away.
+    /// The directory whose names are to be on the disk before a row tells of a published snapshot; `None` if a snapshot
+    /// that was only created need not survive a power cut.
+    fn names_first(&self) -> Option<PathBuf>;
+
+    /// Renames a staged directory to that of `id`; durable the name becomes by [`Backend::names_first`]. What is in the
+    /// way there is the remains of a crash, and moves away.
     ///
     /// # Errors
     /// Those of the disk.

@@ -54,6 +54,10 @@ impl Backend for Native {
         })
     }
 
+    fn names_first(&self) -> Option<PathBuf> {
+        self.directories.names_first()
+    }
+
     fn publish(&self, staged: &mut Staged, id: SnapshotId) -> Result<()> {
         self.directories.publish(staged, id)
     }

@@ -96,6 +96,10 @@ impl<M: Mounter> Backend for Stacked<M> {
         })
     }
 
+    fn names_first(&self) -> Option<PathBuf> {
+        self.directories.names_first()
+    }
+
     fn publish(&self, staged: &mut Staged, id: SnapshotId) -> Result<()> {
         self.directories.publish(staged, id)
     }

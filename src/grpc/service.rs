@@ -12,7 +12,7 @@ use super::status::{code, status};
 use crate::backend::{BackendName, Progress};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Filters;
-use crate::snapshotter::Snapshotter;
+use crate::snapshotter::{Snapshotter, Walk};
 use crate::types::{Mount, quoted};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -377,25 +377,23 @@ impl Snapshots for Service {
 impl Service {
     /// Sends what the filters match, block by block.
     async fn pages(&self, filters: Arc<Filters>, blocks: &mpsc::Sender<Block>) -> Result<()> {
-        let (mut block, mut after) = (convert::Block::default(), None);
-        loop {
+        let (mut block, mut next) = (convert::Block::default(), Some(Walk::default()));
+        while let Some(walk) = next {
             let filters = Arc::clone(&filters);
             let page = move |snapshotter: &Snapshotter, progress: &dyn Progress| {
-                snapshotter.page(&filters, after, progress)
+                snapshotter.page(&filters, walk, progress)
             };
-            let (infos, next) = self.block(&self.shared.pages, page).await?;
+            let (infos, rest) = self.block(&self.shared.pages, page).await?;
             let mut full: Vec<_> = infos.into_iter().filter_map(|info| block.add(info)).collect();
-            if next.is_none() {
+            if rest.is_none() {
                 full.extend(block.rest());
             }
             for message in full {
                 // Nobody reads any more: the caller sees to that.
                 let _ = blocks.send(Ok(message)).await;
             }
-            match next {
-                Some(id) => after = Some(id),
-                None => return Ok(()),
-            }
+            next = rest;
         }
+        Ok(())
     }
 }

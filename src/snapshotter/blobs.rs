@@ -11,7 +11,8 @@
 //! | between content and word | the word alone | open, cleanup |
 //! | between putting a blob there and `set_blob` | a blob that nobody refers to | cleanup, after [`UNUSED_GRACE`] |
 
-use super::{CleanupReport, Snapshotter, WALK_BATCH};
+use super::walk::BATCH;
+use super::{CleanupReport, Snapshotter};
 use crate::backend::Progress;
 use crate::content::{ContentInfo, ContentStore, Freed};
 use crate::error::{Error, ErrorKind, Result};
@@ -47,7 +48,7 @@ impl Snapshotter {
     pub fn set_blob(&self, key: &str, blob: &Blob) -> Result<BlobSet> {
         const OPERATION: &str = "set blob";
         check_name(OPERATION, key)?;
-        self.store.write(OPERATION, |rows| {
+        self.store.write_with_others(OPERATION, |rows| {
             let record = rows.find(self.realm(), key)?;
             let info = self.content.info(&blob.digest).map_err(|e| e.during(OPERATION, quoted(key)))?;
             let blob = Blob { size_bytes: info.size_bytes, ..blob.clone() };
@@ -231,7 +232,7 @@ fn used_of(rows: &Reader<'_>, candidates: &[Digest]) -> Result<BTreeSet<Digest>>
     }
     let mut after = None;
     loop {
-        let batch = rows.records(None, after, WALK_BATCH)?;
+        let batch = rows.records(None, after, BATCH)?;
         for record in &batch.records {
             let named = IMAGE_LABELS.iter().filter_map(|label| record.labels.get(*label));
             in_use.extend(named.filter_map(|text| Digest::parse(text).ok()));

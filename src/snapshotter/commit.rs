@@ -77,7 +77,7 @@ impl Snapshotter {
         crate::fail::point("m.after_sync")?;
         let process = ProcessMark::current()?;
         let committed = {
-            self.store.write("commit", |rows| {
+            self.store.write_with_others("commit", |rows| {
                 if record.flags & Record::TRANSIENT != 0 {
                     let rows_of = rows.mounts_of(record.id)?;
                     for row in rows_of.iter().filter(|row| is_held_by(row, &process)) {

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::idmapping::Mappings;
 use crate::store::{NewSnapshot, ProcessMark, Record, Writer};
 use crate::types::{Labels, Mount, SnapshotId, SnapshotKind, Timestamp, check_labels, check_name, quoted};
+use std::collections::BTreeSet;
 
 /// What a caller wants to have made.
 struct Wanted<'a> {
@@ -163,14 +164,13 @@ impl Snapshotter {
         let wanted = Wanted { operation, kind, key, parent, labels, owner, whose };
         let abilities = self.backend.abilities();
         let has_directory = kind == SnapshotKind::Active || parent.is_none() || abilities.view_has_directory;
-        let (record, chain) = if abilities.slow_stage && has_directory && parent.is_some() {
+        let made = if abilities.slow_stage && has_directory && parent.is_some() {
             self.create_slowly(&wanted, progress)?
         } else {
             self.create_quickly(&wanted, has_directory, progress)?
         };
         crate::fail::point("c.after_commit")?;
-        let mounts = self.mounts_of(operation, &record, &chain)?;
-        self.unless_given_up(Made { record, mounts }, progress)
+        self.unless_given_up(made, progress)
     }
 
     /// Mounts a new snapshot for its caller.
@@ -210,30 +210,37 @@ impl Snapshotter {
         wanted: &Wanted<'_>,
         has_directory: bool,
         progress: &dyn Progress,
-    ) -> Result<(Record, Vec<SnapshotId>)> {
+    ) -> Result<Made> {
         let operation = wanted.operation;
         // What takes long to find out is found out before the write transaction, which then asks from memory.
         let chain =
             self.store.read(operation, |rows| chain_below(rows, operation, self.realm(), wanted.parent))?;
         self.backend.check_chain(&chain).map_err(|e| e.during(operation, quoted(wanted.key)))?;
-        // Where the directory was published if the transaction could not be committed after all.
-        let mut published = None;
-        let made = self.store.write(operation, |rows| {
-            published = None;
+        // Where a directory was published, perhaps by a run of the closure that was in vain.
+        let mut published = BTreeSet::new();
+        let made = self.store.write_with_others(operation, |rows| {
             let chain = chain_below(rows, operation, self.realm(), wanted.parent)?;
+            let row = self.row(wanted, has_directory);
+            // Who is refused before anything is changed does no harm to those who share the transaction.
+            rows.check_new(&row)?;
             let id = rows.new_id()?;
-            let record = rows.create(id, &self.row(wanted, has_directory), Timestamp::now())?;
+            let record = rows.create(id, &row, Timestamp::now())?;
             hold_if_ours(rows, wanted, id)?;
             if has_directory {
                 self.stage_and_publish(wanted, id, &chain, progress)?;
-                published = Some(id);
+                published.insert(id);
+                self.sync_names_first(rows);
             }
-            // What cannot be mounted is not made: outside of the closure its directory is taken back.
-            self.mounts_of(operation, &record, &chain)?;
+            // What cannot be mounted is not made: outside of the closure its directory is taken back. Afterwards
+            // somebody may have removed it already.
+            let mounts = self.mounts_of(operation, &record, &chain)?;
             crate::fail::point("c.before_commit").inspect_err(|_| self.take_back(id))?;
-            Ok((record, chain))
+            Ok(Made { record, mounts })
         });
-        if let (Err(_), Some(id)) = (&made, published) {
+        if let Ok(made) = &made {
+            published.remove(&made.record.id);
+        }
+        for id in published {
             self.take_back_unless_known(id);
         }
         made.map_err(|e| e.during(operation, quoted(wanted.key)))
@@ -259,6 +266,12 @@ impl Snapshotter {
     fn publish(&self, staged: &mut Staged, id: SnapshotId) -> Result<()> {
         self.backend.publish(staged, id)?;
         crate::fail::point("c.after_rename")
+    }
+
+    fn sync_names_first(&self, rows: &mut Writer<'_>) {
+        if let Some(dir) = self.backend.names_first() {
+            rows.sync_first(&dir);
+        }
     }
 
     fn delete_staged(&self, staged: &Staged) {
@@ -292,17 +305,13 @@ impl Snapshotter {
         }
     }
 
-    fn create_slowly(
-        &self,
-        wanted: &Wanted<'_>,
-        progress: &dyn Progress,
-    ) -> Result<(Record, Vec<SnapshotId>)> {
+    fn create_slowly(&self, wanted: &Wanted<'_>, progress: &dyn Progress) -> Result<Made> {
         let operation = wanted.operation;
         let failed = |e: Error| e.during(operation, quoted(wanted.key));
         let maker = ProcessMark::current()?;
         let (id, chain) = self
             .store
-            .write(operation, |rows| {
+            .write_with_others(operation, |rows| {
                 let chain = chain_below(rows, operation, self.realm(), wanted.parent)?;
                 Ok((rows.add_pending(&self.row(wanted, true), &maker)?, chain))
             })
@@ -310,15 +319,17 @@ impl Snapshotter {
         let made = crate::fail::point("c.after_pending")
             .and_then(|()| self.copy_and_publish(wanted, id, &chain, progress))
             .and_then(|()| {
-                self.store.write(operation, |rows| {
+                self.store.write_with_others(operation, |rows| {
                     let record = rows.finish_pending(id, Timestamp::now())?;
                     hold_if_ours(rows, wanted, id)?;
+                    self.sync_names_first(rows);
+                    let mounts = self.mounts_of(operation, &record, &chain)?;
                     crate::fail::point("c.before_commit")?;
-                    Ok(record)
+                    Ok(Made { record, mounts })
                 })
             });
         match made {
-            Ok(record) => Ok((record, chain)),
+            Ok(made) => Ok(made),
             Err(e) => {
                 // The commit may have happened nevertheless: then the directory is a snapshot's.
                 let dropped = self.store.write("undo", |rows| {

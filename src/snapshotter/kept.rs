@@ -143,7 +143,7 @@ impl Snapshotter {
                 }
                 State::Unmounted => {}
             }
-            self.store.write("mounts", |rows| rows.remove_mount(&row).map(drop))?;
+            self.store.write_with_others("mounts", |rows| rows.remove_mount(&row).map(drop))?;
         }
         // One that a crash has left unrecorded: nobody was ever told of it.
         mounting::detach(point, None, Detach::Lazy)?;
@@ -288,7 +288,7 @@ impl Snapshotter {
                 State::Covered | State::Elsewhere => continue,
             }
             remove_point(&point);
-            self.store.write(operation, |rows| rows.remove_mount(&row).map(drop))?;
+            self.store.write_with_others(operation, |rows| rows.remove_mount(&row).map(drop))?;
             ended = true;
         }
         Ok(ended)

@@ -171,7 +171,7 @@ impl Snapshotter {
     fn begin_layer(&self, key: &str, expected: Option<SnapshotId>, onto: &Onto) -> Result<Opened> {
         let process = ProcessMark::current()?;
         self.forget_dead_mounts_of(key)?;
-        let record = self.store.write("apply", |rows| {
+        let record = self.store.write_with_others("apply", |rows| {
             let record = rows.find(self.realm(), key)?;
             let refuse = |kind, cause: String| Err(Error::new(kind, "apply", quoted(key), cause));
             if expected.is_some_and(|id| id != record.id) {
@@ -211,7 +211,7 @@ impl Snapshotter {
     fn end_layer(&self, opened: &Opened, whole: bool) -> Result<()> {
         crate::fail::point("l.before_end")?;
         let id = opened.record.id;
-        self.store.write("apply", |rows| {
+        self.store.write_with_others("apply", |rows| {
             let Some(record) = rows.record(id)? else { return Ok(()) };
             if record.flags & Record::TRANSIENT == 0 {
                 let held = rows.mounts_of(id)?;

@@ -22,6 +22,7 @@ mod mounted;
 mod recover;
 mod remove;
 mod settings;
+mod walk;
 
 pub use blobs::{IMAGE_LABELS, UNUSED_GRACE};
 pub use figures::Figures;
@@ -30,11 +31,11 @@ pub use layers::{AppliedLayer, Layered, PackedLayer};
 pub use mounted::MountedAt;
 pub use recover::{CheckReport, CleanupReport, Repair};
 pub use settings::{BackendChoice, Removal, SnapshotterSettings};
+pub use walk::Walk;
 
 use crate::backend::{Backend, BackendName, MountRequest, Progress};
 use crate::content::{ContentStore, OciLayout};
 use crate::error::{Error, ErrorKind, Result};
-use crate::filter::Filters;
 use crate::layout::Layout;
 use crate::store::{Reader, Record, Store};
 use crate::types::{
@@ -43,9 +44,6 @@ use crate::types::{
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Rows that are read in one transaction of a walk.
-const WALK_BATCH: usize = 256;
 
 /// Prepares, commits, views, mounts and removes the snapshots of one realm of a store.
 ///
@@ -132,7 +130,7 @@ impl Snapshotter {
     pub fn update(&self, key: &str, labels: &Labels, paths: &[String]) -> Result<Info> {
         check_name("update", key)?;
         // Labels that no path names do not count, not even by their size.
-        self.store.write("update", |rows| {
+        self.store.write_with_others("update", |rows| {
             let record = rows.find(self.realm(), key)?;
             let labels = crate::store::apply_mask(&record.labels, labels, paths)?;
             let labels = crate::types::check_labels("update", labels)?;
@@ -176,60 +174,6 @@ impl Snapshotter {
                 _ => failed.during(operation, quoted(&record.name)),
             }
         })
-    }
-
-    /// Calls `each` for every snapshot that the filters match, in the order of their ids. No transaction is open
-    /// meanwhile, so `each` may call anything here; what is made or removed meanwhile may be seen or not.
-    ///
-    /// # Errors
-    /// Those of `each` and of the database.
-    pub fn walk(&self, filters: &Filters, mut each: impl FnMut(Info) -> Result<()>) -> Result<()> {
-        let mut after = None;
-        loop {
-            let (infos, next) = self.page(filters, after, &())?;
-            infos.into_iter().try_for_each(&mut each)?;
-            match next {
-                Some(id) => after = Some(id),
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// What the filters match among the next snapshots after the id `after`, and where to go on; nowhere at the end. For
-    /// those who cannot be called back.
-    ///
-    /// # Errors
-    /// `Cancelled`; those of the database.
-    pub fn page(
-        &self,
-        filters: &Filters,
-        after: Option<SnapshotId>,
-        progress: &dyn Progress,
-    ) -> Result<(Vec<Info>, Option<SnapshotId>)> {
-        let (mut infos, next) = self.store.read("walk", |rows| {
-            let batch = rows.records(Some(self.realm()), after, WALK_BATCH)?;
-            let infos: Result<Vec<Info>> = batch.records.iter().map(|r| rows.info(r)).collect();
-            Ok((infos?, batch.next))
-        })?;
-        let mut given_up = Ok(());
-        infos.retain(|info| {
-            given_up = crate::backend::go_on(progress, "walk");
-            given_up.is_ok() && filters.matches(info)
-        });
-        given_up.map(|()| (infos, next))
-    }
-
-    /// Every snapshot that the filters match.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub fn list(&self, filters: &Filters) -> Result<Vec<Info>> {
-        let mut infos = Vec::new();
-        self.walk(filters, |info| {
-            infos.push(info);
-            Ok(())
-        })?;
-        Ok(infos)
     }
 
     /// The mounts that show an active snapshot or a view: the same as when it was made.

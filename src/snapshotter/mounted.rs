@@ -41,7 +41,7 @@ impl Snapshotter {
         let id = record.id;
         let attached = mounting::attach(mounts, target, &self.settings.mounting)?;
         let recorded = row_of(id, &attached).and_then(|row| {
-            self.store.write("mount", |rows| {
+            self.store.write_with_others("mount", |rows| {
                 // It may have been removed or committed meanwhile.
                 match rows.record(id)? {
                     Some(now) if now.kind == record.kind => super::check_whole("mount", &now)?,
@@ -94,7 +94,7 @@ impl Snapshotter {
                 }
                 State::Unmounted => {}
             }
-            self.store.write("unmount", |rows| rows.remove_mount(&row).map(drop))?;
+            self.store.write_with_others("unmount", |rows| rows.remove_mount(&row).map(drop))?;
         }
         Ok(ended)
     }
@@ -145,7 +145,7 @@ impl Snapshotter {
     pub fn hold(&self, key: &str) -> Result<()> {
         check_name("hold", key)?;
         let process = ProcessMark::current()?;
-        self.store.write("hold", |rows| {
+        self.store.write_with_others("hold", |rows| {
             let record = rows.find(self.realm(), key)?;
             super::check_whole("hold", &record)?;
             rows.add_mount(&hold_row(record.id, process)).map(drop)
@@ -174,7 +174,7 @@ impl Snapshotter {
         if dead.is_empty() {
             return Ok(0);
         }
-        self.store.write("drop mounts", |rows| {
+        self.store.write_with_others("drop mounts", |rows| {
             for row in &dead {
                 rows.remove_mount(row)?;
             }

@@ -17,7 +17,8 @@
 //! | row of a blob that is due | in remove, before its content was deleted | open, cleanup |
 //! | blob that nobody refers to | before a snapshot was to refer to it | cleanup, after a day |
 
-use super::{Snapshotter, WALK_BATCH};
+use super::Snapshotter;
+use super::walk::BATCH;
 use crate::backend::delete::delete_tree;
 use crate::error::{Error, Result};
 use crate::layout::{Entry, Layout, MountEntry};
@@ -124,7 +125,7 @@ impl Snapshotter {
             |record: &Record| record.flags & Record::TRANSIENT != 0 && record.kind == SnapshotKind::Active;
         let (mut orphans, mut after) = (Vec::new(), None);
         loop {
-            let batch = self.store.read("cleanup", |rows| rows.records(None, after, WALK_BATCH))?;
+            let batch = self.store.read("cleanup", |rows| rows.records(None, after, BATCH))?;
             orphans.extend(batch.records.into_iter().filter(is_orphan));
             match batch.next {
                 Some(id) => after = Some(id),
@@ -280,3 +281,6 @@ pub enum Repair {
     /// Mend rows; garbage on the disk is for [`Snapshotter::cleanup`].
     Yes,
 }
+
+#[cfg(test)]
+mod tests;

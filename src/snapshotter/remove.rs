@@ -161,7 +161,7 @@ impl Snapshotter {
         }
         self.forget_dead_mounts_of(key)?;
         let process = ProcessMark::current()?;
-        let removed = self.store.write("remove", |rows| {
+        let removed = self.store.write_with_others("remove", |rows| {
             let record = rows.find(self.realm(), key)?;
             if expected.is_some_and(|id| id != record.id) {
                 return Err(not_found("remove", key));

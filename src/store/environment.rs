@@ -11,11 +11,12 @@ use super::open;
 use super::reader::{Reader, Txn};
 use super::registry::{self, Identity};
 use super::schema::Tables;
-use super::writer::{Purpose, Writer};
+use super::turns::Turns;
+use super::writer::Purpose;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys;
 use lmdb::{Environment, RoTransaction};
-use parking_lot::{FairMutex, RwLock};
+use parking_lot::RwLock;
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -80,12 +81,12 @@ pub struct Size {
 pub struct Store {
     db_dir: PathBuf,
     identity: Identity,
-    settings: StoreSettings,
+    pub(super) settings: StoreSettings,
     store_id: String,
     /// `None` once it is closed.
-    gate: RwLock<Option<Opened>>,
+    pub(super) gate: RwLock<Option<Opened>>,
     /// Whose turn it is to write: LMDB's own lock does not know who came first.
-    turn: FairMutex<()>,
+    pub(super) turns: Turns,
     /// Whether the registry still knows it.
     registered: AtomicBool,
 }
@@ -110,7 +111,7 @@ const SLOT_TRIES: u32 = 200;
 const SLOT_WAIT: Duration = Duration::from_millis(10);
 
 /// Times a transaction begins anew because another process has grown the map, or because it grew here.
-const MAP_TRIES: u32 = 64;
+pub(super) const MAP_TRIES: u32 = 64;
 
 impl Store {
     /// Opens the store in `db_dir`, or makes it, directory included.
@@ -130,7 +131,7 @@ impl Store {
                 settings: settings.clone(),
                 store_id,
                 gate: RwLock::new(Some(opened)),
-                turn: FairMutex::new(()),
+                turns: Turns::default(),
                 registered: AtomicBool::new(true),
             }))
         })
@@ -225,93 +226,8 @@ impl Store {
         }
     }
 
-    /// Changes the store: all that `f` does, or nothing if it fails. `operation` stands in every error of its rows.
-    ///
-    /// `f` runs again from the begin if the map had no room; what it does besides rows must bear that. Others
-    /// who write wait meanwhile, in all processes.
-    ///
-    /// # Errors
-    /// `Unavailable` once it is closed; `NoSpace` if the map may not grow further or the disk is full;
-    /// `FailedPrecondition` from within another transaction of this thread; those of `f`, and of the disk.
-    pub fn write<T>(
-        &self,
-        operation: &'static str,
-        mut f: impl FnMut(&mut Writer<'_>) -> Result<T>,
-    ) -> Result<T> {
-        let _inside = Inside::enter(self, operation)?;
-        let (mut may_reopen, mut room) = (true, Room::Ample);
-        for _ in 0..MAP_TRIES {
-            match self.attempt(operation, room, &mut f)? {
-                Attempt::Done(answer) => return Ok(answer),
-                Attempt::LittleRoom(map_bytes) => {
-                    // Once, and what there is may do.
-                    room = Room::AsItIs;
-                    if let Err(error) = self.make_room(operation, map_bytes, Purpose::Adds) {
-                        tracing::debug!(%error, "the map of the store could not grow early");
-                    }
-                }
-                Attempt::Full(map_bytes, purpose) => {
-                    // Slots of the dead keep free pages from being used.
-                    self.sweep_readers()?;
-                    self.make_room(operation, map_bytes, purpose)?;
-                }
-                Attempt::Outgrown => self.follow(operation)?,
-                Attempt::Broken if may_reopen => {
-                    may_reopen = false;
-                    self.reopen(operation, self.settings.map_bytes)?;
-                }
-                Attempt::Broken => return Err(failed(operation, "", lmdb::Error::Panic)),
-            }
-        }
-        Err(Error::new(
-            ErrorKind::NoSpace,
-            operation,
-            "",
-            "the map of the store grew and grew, and never sufficed",
-        ))
-    }
-
-    /// Runs `f` once.
-    fn attempt<T>(
-        &self,
-        operation: &'static str,
-        room: Room,
-        f: &mut dyn FnMut(&mut Writer<'_>) -> Result<T>,
-    ) -> Result<Attempt<T>> {
-        let _turn = self.turn.lock();
-        let gate = self.gate.read();
-        let opened = open_or_closed(&gate, operation)?;
-        let size = opened.size(operation)?;
-        let map_bytes = size.map_bytes as usize;
-        if room == Room::Ample && opened.lacks_room(&size) && map_bytes < self.settings.max_map_bytes {
-            return Ok(Attempt::LittleRoom(map_bytes));
-        }
-        let txn = match opened.env.begin_rw_txn() {
-            Ok(txn) => txn,
-            Err(lmdb::Error::MapResized) => return Ok(Attempt::Outgrown),
-            Err(lmdb::Error::Panic) => return Ok(Attempt::Broken),
-            Err(error) => return Err(failed(operation, "", error)),
-        };
-        let mut writer = Writer::new(Reader::new(Txn::Write(txn), &opened.tables, operation));
-        let answer = f(&mut writer);
-        // Whatever the closure made of it: rows are missing.
-        let purpose = writer.purpose();
-        if writer.is_full() {
-            return Ok(Attempt::Full(map_bytes, purpose));
-        }
-        let answer = answer?;
-        crate::fail::point("db.commit_enospc")?;
-        crate::fail::point("db.commit_eio")?;
-        match writer.finish() {
-            Ok(()) => Ok(Attempt::Done(answer)),
-            // The free list needs room too.
-            Err(lmdb::Error::MapFull) => Ok(Attempt::Full(map_bytes, purpose)),
-            Err(error) => Err(opened.not_committed(operation, error)),
-        }
-    }
-
     /// Enlarges the map beyond the size that a writer found too small.
-    fn make_room(&self, operation: &'static str, seen: usize, purpose: Purpose) -> Result<()> {
+    pub(super) fn make_room(&self, operation: &'static str, seen: usize, purpose: Purpose) -> Result<()> {
         let mut gate = self.gate.write();
         let opened = open_or_closed(&gate, operation)?;
         let present = opened.size(operation)?.map_bytes as usize;
@@ -334,7 +250,7 @@ impl Store {
     }
 
     /// Takes over the size that another process gave the map.
-    fn follow(&self, operation: &'static str) -> Result<()> {
+    pub(super) fn follow(&self, operation: &'static str) -> Result<()> {
         let mut gate = self.gate.write();
         self.remap(operation, &mut gate, 0)
     }
@@ -349,7 +265,7 @@ impl Store {
     }
 
     /// Opens the environment anew after an error that it does not recover from.
-    fn reopen(&self, operation: &'static str, map_bytes: usize) -> Result<()> {
+    pub(super) fn reopen(&self, operation: &'static str, map_bytes: usize) -> Result<()> {
         let mut gate = self.gate.write();
         self.replace(operation, &mut gate, map_bytes)
     }
@@ -427,28 +343,6 @@ impl std::fmt::Debug for Store {
     }
 }
 
-/// How running a closure in a transaction ended.
-enum Attempt<T> {
-    Done(T),
-    /// The map has this size, and little of it is free.
-    LittleRoom(usize),
-    /// The map has this size, and it did not suffice for a transaction of this purpose.
-    Full(usize, Purpose),
-    /// Another process has grown the map.
-    Outgrown,
-    /// An earlier error of the disk has made the environment unusable.
-    Broken,
-}
-
-/// How much room a writer wants to find.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Room {
-    /// So much that it hardly ever has to run twice.
-    Ample,
-    /// Whatever there is.
-    AsItIs,
-}
-
 impl Opened {
     fn begin_read(&self) -> std::result::Result<RoTransaction<'_>, lmdb::Error> {
         match crate::fail::point("db.readers_full") {
@@ -457,7 +351,7 @@ impl Opened {
         }
     }
 
-    fn size(&self, operation: &'static str) -> Result<Size> {
+    pub(super) fn size(&self, operation: &'static str) -> Result<Size> {
         let failed = |e| failed(operation, "", e);
         let (info, stat) = (self.env.info().map_err(failed)?, self.env.stat().map_err(failed)?);
         Ok(Size {
@@ -467,13 +361,13 @@ impl Opened {
         })
     }
 
-    fn lacks_room(&self, size: &Size) -> bool {
+    pub(super) fn lacks_room(&self, size: &Size) -> bool {
         let wanted = (size.map_bytes / 4).min(HEADROOM as u64);
         size.map_bytes.saturating_sub(size.used_bytes) < wanted
     }
 
     /// The error of a commit. LMDB says EIO where the disk took only a part of what it was to write.
-    fn not_committed(&self, operation: &'static str, error: lmdb::Error) -> Error {
+    pub(super) fn not_committed(&self, operation: &'static str, error: lmdb::Error) -> Error {
         if error == lmdb::Error::Other(libc::EIO) {
             let file = sys::lmdb::data_file(&self.env);
             let room = file.ok().and_then(|f| plywood_fuse::sys::stat::stat_fs(f).ok());
@@ -489,7 +383,7 @@ fn closed(operation: &'static str) -> Error {
     Error::new(ErrorKind::Unavailable, operation, "", "the store is closed")
 }
 
-fn open_or_closed<'a>(gate: &'a Option<Opened>, operation: &'static str) -> Result<&'a Opened> {
+pub(super) fn open_or_closed<'a>(gate: &'a Option<Opened>, operation: &'static str) -> Result<&'a Opened> {
     gate.as_ref().ok_or_else(|| closed(operation))
 }
 
@@ -514,10 +408,10 @@ thread_local! {
 }
 
 /// This thread has a transaction of a store.
-struct Inside(usize);
+pub(super) struct Inside(usize);
 
 impl Inside {
-    fn enter(store: &Store, operation: &'static str) -> Result<Self> {
+    pub(super) fn enter(store: &Store, operation: &'static str) -> Result<Self> {
         let address = std::ptr::from_ref(store).addr();
         HELD.with_borrow_mut(|held| {
             if held.contains(&address) {

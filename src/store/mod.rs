@@ -2,8 +2,8 @@
 //!
 //! A [`Store`] is opened once per process and directory and shared. [`Store::read`] hands a [`Reader`] to a
 //! closure: one moment of the store, whatever others write meanwhile. [`Store::write`] hands a [`Writer`]: all
-//! of its changes or, if the closure fails, none. There is one writer at a time among all processes, so nothing
-//! slow belongs into either.
+//! of its changes or, if the closure fails, none. There is one write transaction at a time among all processes, so nothing
+//! slow belongs into either; threads that wait for it share the next one.
 //!
 //! # Tables
 //!
@@ -54,6 +54,8 @@ mod reader;
 mod record;
 mod registry;
 mod schema;
+mod turns;
+mod write;
 mod writer;
 
 pub use blobs::{BLOB_LABEL, Blob, BlobSet, Digest, INCOMPLETE_LABEL, Reconciled};

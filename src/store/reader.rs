@@ -190,7 +190,7 @@ impl<'t> Reader<'t> {
     /// Up to `limit` snapshots in the order of their ids, of one realm or of all, from behind `after`.
     ///
     /// A caller that wants all takes batch after batch, each in a transaction of its own: what is made meanwhile
-    /// comes at the end, and nothing comes twice.
+    /// comes at the end, and no id comes twice.
     ///
     /// # Errors
     /// `Corrupt`.
@@ -270,6 +270,10 @@ impl<'t> Reader<'t> {
     /// The operation that this transaction is part of.
     pub(super) fn operation(&self) -> &'static str {
         self.operation
+    }
+
+    pub(super) fn set_operation(&mut self, operation: &'static str) {
+        self.operation = operation;
     }
 
     pub(super) fn error(&self, kind: ErrorKind, subject: impl Into<String>, cause: &str) -> Error {

@@ -3,10 +3,12 @@
 use super::reader::{Reader, Txn};
 use super::record::{Commit, NewSnapshot, Rebase, Record, Removed};
 use super::schema::{self, Shutdown, Table, meta};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::types::{Labels, Realm, SnapshotId, SnapshotKind, Timestamp, check_labels, check_name, quoted};
 use lmdb::{Transaction, WriteFlags};
+use std::fs::File;
 use std::ops::Deref;
+use std::path::{Path, PathBuf};
 
 /// A transaction that changes rows; as a [`Reader`] it sees its own changes.
 pub struct Writer<'t> {
@@ -14,6 +16,10 @@ pub struct Writer<'t> {
     /// The map had no room: the transaction is void, and is run again once the map has grown.
     full: bool,
     purpose: Purpose,
+    /// The closure that runs now has changed something.
+    changed: bool,
+    /// Directories that are to be on the disk before the rows are.
+    first: Vec<PathBuf>,
 }
 
 /// What a transaction does to a store that is full.
@@ -35,7 +41,7 @@ impl<'t> Deref for Writer<'t> {
 
 impl<'t> Writer<'t> {
     pub(super) fn new(reader: Reader<'t>) -> Self {
-        Self { reader, full: false, purpose: Purpose::Adds }
+        Self { reader, full: false, purpose: Purpose::Adds, changed: false, first: Vec::new() }
     }
 
     /// A number that no snapshot has had. It is taken only if the transaction succeeds.
@@ -79,7 +85,10 @@ impl<'t> Writer<'t> {
     }
 
     /// The checks of a creation; the parent's number.
-    pub(super) fn check_new(&self, new: &NewSnapshot<'_>) -> Result<Option<SnapshotId>> {
+    ///
+    /// # Errors
+    /// As [`Writer::create`].
+    pub fn check_new(&self, new: &NewSnapshot<'_>) -> Result<Option<SnapshotId>> {
         check_name(self.operation(), new.name)?;
         if new.kind == SnapshotKind::Committed {
             let cause = "a committed snapshot comes from an active one only";
@@ -315,7 +324,38 @@ impl<'t> Writer<'t> {
 
     fn changed(&mut self, table: Table, done: std::result::Result<(), lmdb::Error>) -> Result<()> {
         self.full |= done == Err(lmdb::Error::MapFull);
+        self.changed = true;
         done.map_err(|error| super::environment::failed(self.operation(), table.name(), error))
+    }
+
+    /// Has the names in the directory `dir` on the disk before the rows are: they tell of one that was made there.
+    pub fn sync_first(&mut self, dir: &Path) {
+        if !self.first.iter().any(|known| known == dir) {
+            self.first.push(dir.to_owned());
+        }
+    }
+
+    /// Does what was asked for by [`Writer::sync_first`].
+    pub(super) fn sync_what_comes_first(&self) -> Result<()> {
+        self.first.iter().try_for_each(|dir| {
+            let synced = File::open(dir).and_then(|dir| dir.sync_all());
+            synced.map_err(|e| {
+                let error = Error::io(self.operation(), dir.display().to_string(), e);
+                // That a directory is missing is no answer to who asks for a snapshot.
+                if error.kind() == ErrorKind::NotFound { error.as_kind(ErrorKind::Io) } else { error }
+            })
+        })
+    }
+
+    /// Another closure runs from now on, for this operation.
+    pub(super) fn begin_part(&mut self, operation: &'static str) {
+        self.reader.set_operation(operation);
+        (self.changed, self.purpose) = (false, Purpose::Adds);
+    }
+
+    /// Whether the closure that runs now has changed something.
+    pub(super) fn part_has_changed(&self) -> bool {
+        self.changed
     }
 
     /// This transaction removes something.

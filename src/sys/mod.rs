@@ -6,6 +6,7 @@ pub mod attach;
 pub mod btrfs;
 pub mod child;
 pub mod heap;
+pub(crate) mod lend;
 pub(crate) mod lmdb;
 pub mod mount;
 pub mod pretend;

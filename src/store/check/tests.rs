@@ -101,7 +101,7 @@ impl World {
         found.iter().map(ToString::to_string).collect()
     }
 
-    fn repair(&self, is_dead: &mut dyn FnMut(&ProcessMark) -> bool) -> usize {
+    fn repair(&self, is_dead: &mut (dyn FnMut(&ProcessMark) -> bool + Send)) -> usize {
         let mend = |rows: &mut Writer<'_>| {
             let found = check(rows, None, is_dead)?;
             repair(rows, &found)
@@ -111,7 +111,7 @@ impl World {
 }
 
 /// What is found after `damage`, and what is left of it after a repair.
-fn damaged(damage: impl Fn(&mut Writer<'_>) -> Result<()>) -> (Vec<String>, Vec<String>) {
+fn damaged(damage: impl Fn(&mut Writer<'_>) -> Result<()> + Sync) -> (Vec<String>, Vec<String>) {
     let world = World::new();
     assert_eq!(world.check(), Vec::<String>::new());
     world.store.write("damage", |rows| damage(rows)).expect("it can be done");
@@ -122,7 +122,7 @@ fn damaged(damage: impl Fn(&mut Writer<'_>) -> Result<()>) -> (Vec<String>, Vec<
 
 /// It is found, and mended.
 #[track_caller]
-fn mended(damage: impl Fn(&mut Writer<'_>) -> Result<()>, expected: &[&str]) {
+fn mended(damage: impl Fn(&mut Writer<'_>) -> Result<()> + Sync, expected: &[&str]) {
     let (found, left) = damaged(damage);
     assert_eq!(found, expected);
     assert_eq!(left, Vec::<String>::new());
@@ -130,7 +130,7 @@ fn mended(damage: impl Fn(&mut Writer<'_>) -> Result<()>, expected: &[&str]) {
 
 /// It is found, and stays.
 #[track_caller]
-fn kept(damage: impl Fn(&mut Writer<'_>) -> Result<()>, expected: &[&str]) {
+fn kept(damage: impl Fn(&mut Writer<'_>) -> Result<()> + Sync, expected: &[&str]) {
     let (found, left) = damaged(damage);
     assert_eq!(found, expected);
     assert_eq!(left, expected);
