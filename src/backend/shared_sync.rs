@@ -1,7 +1,7 @@
 //! One sync for all who wait for one.
 //!
 //! A sync that runs already may have passed what somebody wrote just now. So who comes meanwhile waits for the next, and
-//! shares it with all others who came meanwhile.
+//! shares it with all others who came meanwhile. It may as well have met what he wrote, and failed: then he is told so.
 
 use parking_lot::{Condvar, Mutex};
 use std::sync::{Arc, OnceLock};
@@ -34,7 +34,7 @@ impl<E: Copy> SharedSync<E> {
     /// Returns once a sync has ended that began after this was called: with `sync`, or as somebody else ran it.
     ///
     /// # Errors
-    /// That of the sync, which all are told who waited for it.
+    /// That of the sync, which all are told who waited for it, and those who came before it failed.
     pub(super) fn run(&self, sync: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let mut state = self.state.lock();
         let ours = Arc::clone(&state.next);
@@ -51,6 +51,11 @@ impl<E: Copy> SharedSync<E> {
         let outcome = sync();
         // It is empty: nobody else runs this one.
         let _ = ours.set(outcome);
+        if outcome.is_err() {
+            // It may have been about what they wrote who came meanwhile, and the kernel tells of an error once.
+            let next = std::mem::take(&mut self.state.lock().next);
+            let _ = next.set(outcome);
+        }
         drop(running);
         outcome
     }
@@ -114,6 +119,31 @@ mod tests {
         });
         assert_eq!(later.into_inner(), 1);
         assert_eq!(shared.run(|| Ok(())), Ok(()), "an error is not told twice");
+    }
+
+    #[test]
+    fn an_error_is_told_to_all_who_came_before_it() {
+        let shared = SharedSync::default();
+        let (begun, wait_for_begin) = mpsc::channel();
+        let (end, wait_for_end) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| {
+                shared.run(move || {
+                    begun.send(()).expect("it waits");
+                    wait_for_end.recv().expect("it is told");
+                    Err(5)
+                })
+            });
+            wait_for_begin.recv().expect("it begins");
+            let others: Vec<_> = (0..3).map(|_| scope.spawn(|| shared.run(|| Ok(())))).collect();
+            wait_for_waiters(&shared, 3);
+            end.send(()).expect("it waits");
+            assert_eq!(first.join().expect("no panic"), Err(5));
+            for other in others {
+                assert_eq!(other.join().expect("no panic"), Err(5));
+            }
+        });
+        assert_eq!(shared.run(|| Ok(())), Ok(()));
     }
 
     #[test]

@@ -78,12 +78,6 @@ impl Snapshotter {
         let process = ProcessMark::current()?;
         let committed = {
             self.store.write_with_others("commit", |rows| {
-                if record.flags & Record::TRANSIENT != 0 {
-                    let rows_of = rows.mounts_of(record.id)?;
-                    for row in rows_of.iter().filter(|row| is_held_by(row, &process)) {
-                        rows.remove_mount(row)?;
-                    }
-                }
                 rows.commit(&Commit {
                     realm: self.realm(),
                     key,
@@ -96,6 +90,12 @@ impl Snapshotter {
                     expected: Some(record.id),
                     now: Timestamp::now(),
                 })?;
+                if record.flags & Record::TRANSIENT != 0 {
+                    let rows_of = rows.mounts_of(record.id)?;
+                    for row in rows_of.iter().filter(|row| is_held_by(row, &process)) {
+                        rows.remove_mount(row)?;
+                    }
+                }
                 self.backend.freeze(record.id)?;
                 crate::fail::point("m.after_ro")?;
                 crate::fail::point("m.before_commit")

@@ -219,18 +219,25 @@ impl Snapshotter {
         // Where a directory was published, perhaps by a run of the closure that was in vain.
         let mut published = BTreeSet::new();
         let made = self.store.write_with_others(operation, |rows| {
+            for id in std::mem::take(&mut published) {
+                if !rows.is_known(id)? {
+                    self.take_back(id);
+                }
+            }
+            go_on(progress, operation)?;
             let chain = chain_below(rows, operation, self.realm(), wanted.parent)?;
             let row = self.row(wanted, has_directory);
-            // Who is refused before anything is changed does no harm to those who share the transaction.
             rows.check_new(&row)?;
-            let id = rows.new_id()?;
-            let record = rows.create(id, &row, Timestamp::now())?;
-            hold_if_ours(rows, wanted, id)?;
+            // Rows come last: what fails before does no harm to those who share the transaction.
             if has_directory {
+                let id = rows.next_id()?;
                 self.stage_and_publish(wanted, id, &chain, progress)?;
                 published.insert(id);
                 self.sync_names_first(rows);
             }
+            let id = rows.new_id()?;
+            let record = rows.create(id, &row, Timestamp::now())?;
+            hold_if_ours(rows, wanted, id)?;
             // What cannot be mounted is not made: outside of the closure its directory is taken back. Afterwards
             // somebody may have removed it already.
             let mounts = self.mounts_of(operation, &record, &chain)?;

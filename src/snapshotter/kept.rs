@@ -7,8 +7,8 @@
 //!
 //! The directory is there only while something is mounted: whoever comes with an old answer meets an error, and does not
 //! write beside the snapshot. A crash leaves a mount without a row, which the next one ends before it mounts; or an empty
-//! directory, which [`Snapshotter::drop_unused_points`] removes when the next daemon starts, or `cleanup` once the
-//! snapshot is gone.
+//! directory, or a mount of what was just committed: [`Snapshotter::drop_unused_points`] removes them when the next daemon
+//! starts, or `cleanup` once the snapshot is gone.
 
 use super::mounted::{attached_of, is_held, is_seen_from, state_of};
 use super::{Snapshotter, not_found};
@@ -17,9 +17,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Layout, MountEntry};
 use crate::mounting::{self, Detach, State};
 use crate::store::{MountRow, ProcessMark, Record};
-use crate::types::{Mount, SnapshotId, check_name, quoted};
+use crate::types::{Mount, SnapshotId, SnapshotKind, check_name, quoted};
 use parking_lot::{Condvar, Mutex};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -307,12 +307,17 @@ impl Snapshotter {
         self.end_kept("commit", id, progress)
     }
 
-    /// Removes the mount points at which nothing is mounted: after a crash, or a new start of the machine. To be called
-    /// before anybody can ask for mounts, by who keeps them.
+    /// Removes the mount points at which nothing is mounted, and ends mounts of what is committed: after a crash, or a new
+    /// start of the machine. To be called before anybody can ask for mounts, by who keeps them.
     ///
     /// # Errors
     /// Those of the database, and of listing the store.
     pub fn drop_unused_points(&self) -> Result<()> {
+        for id in self.kept_of_committed()? {
+            if let Err(error) = self.end_kept_locked("open store", id, END_PATIENCE) {
+                tracing::warn!(%id, %error, "a mount of a committed snapshot stays");
+            }
+        }
         let rows = self.store.read("open store", |rows| rows.all_mounts())?;
         let used: HashSet<&Path> = rows.iter().map(|row| row.target.as_path()).collect();
         for (path, name) in super::recover::list(&self.layout.mounts())? {
@@ -325,6 +330,20 @@ impl Snapshotter {
             }
         }
         Ok(())
+    }
+
+    /// Committed snapshots of which a mount is kept: who committed them died before he came to end it.
+    fn kept_of_committed(&self) -> Result<BTreeSet<SnapshotId>> {
+        self.store.read("open store", |rows| {
+            let mut ids = BTreeSet::new();
+            for row in rows.all_mounts()? {
+                let is_kept = !is_held(&row) && row.target == self.layout.mount_point(row.id);
+                if is_kept && rows.record(row.id)?.is_some_and(|r| r.kind == SnapshotKind::Committed) {
+                    ids.insert(row.id);
+                }
+            }
+            Ok(ids)
+        })
     }
 
     fn rows_at(&self, operation: &'static str, id: SnapshotId, point: &Path) -> Result<Vec<MountRow>> {

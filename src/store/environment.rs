@@ -173,7 +173,8 @@ impl Store {
         if self.settings.durability == Durability::Full {
             return Ok(());
         }
-        match &*self.gate.read() {
+        // Also from within a transaction.
+        match &*self.gate.read_recursive() {
             Some(opened) => opened.env.sync(true).map_err(|e| failed(operation, "", e)),
             // It was synced when it was closed.
             None => Ok(()),
@@ -366,16 +367,31 @@ impl Opened {
         size.map_bytes.saturating_sub(size.used_bytes) < wanted
     }
 
-    /// The error of a commit. LMDB says EIO where the disk took only a part of what it was to write.
+    /// The error of a commit.
     pub(super) fn not_committed(&self, operation: &'static str, error: lmdb::Error) -> Error {
+        failed(operation, "", self.real_cause(error))
+    }
+
+    /// LMDB says EIO where the disk took only a part of what it was to write.
+    fn real_cause(&self, error: lmdb::Error) -> lmdb::Error {
         if error == lmdb::Error::Other(libc::EIO) {
             let file = sys::lmdb::data_file(&self.env);
             let room = file.ok().and_then(|f| plywood_fuse::sys::stat::stat_fs(f).ok());
             if room.is_some_and(|fs| fs.blocks_available == 0) {
-                return failed(operation, "", lmdb::Error::Other(libc::ENOSPC));
+                return lmdb::Error::Other(libc::ENOSPC);
             }
         }
-        failed(operation, "", error)
+        error
+    }
+
+    /// Whether a transaction was not committed since the map or the disk had no room for it: a smaller one may find some.
+    pub(super) fn had_no_room(&self, error: lmdb::Error) -> bool {
+        match self.real_cause(error) {
+            lmdb::Error::MapFull => true,
+            // If it was the page that makes a transaction valid, nobody knows what the disk has, and nobody can begin.
+            lmdb::Error::Other(libc::ENOSPC | libc::EDQUOT) => self.env.begin_rw_txn().is_ok(),
+            _ => false,
+        }
     }
 }
 

@@ -215,6 +215,27 @@ impl<'t> Reader<'t> {
         Ok(batch)
     }
 
+    /// The largest number of a snapshot.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn last_id(&self) -> Result<Option<SnapshotId>> {
+        let handle = self.tables.of(Table::Snap);
+        let failed = |error| super::environment::failed(self.operation, Table::Snap.name(), error);
+        let cursor = match &self.txn {
+            Txn::Read(txn) => txn.open_ro_cursor(handle),
+            Txn::Write(txn) => txn.open_ro_cursor(handle),
+        };
+        match cursor.map_err(failed)?.get(None, None, lmdb_sys::MDB_LAST) {
+            Ok((key, _)) => match key.and_then(schema::id_of) {
+                Some(id) => Ok(Some(id)),
+                None => Err(self.corrupt("snapshots", "a key has not 8 bytes")),
+            },
+            Err(lmdb::Error::NotFound) => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
     fn record_of_row(&self, key: &[u8], value: &[u8]) -> Result<Record> {
         let id = schema::id_of(key).ok_or_else(|| self.corrupt("snapshots", "a key has not 8 bytes"))?;
         Record::decode(id, value).map_err(|reason| self.corrupt(format!("snapshot {id}"), reason))

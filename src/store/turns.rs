@@ -10,7 +10,9 @@ use super::writer::Writer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::lend::{Lendable, Lent, lend};
 use parking_lot::{Condvar, Mutex};
+use std::any::Any;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 /// What a thread wants to be done in a transaction.
@@ -19,10 +21,20 @@ pub(super) trait Job: Send {
     fn shares(&self) -> bool;
     /// The operation that it is part of.
     fn operation(&self) -> &'static str;
-    /// Does it, and keeps the answer; false if it failed.
-    fn run(&mut self, rows: &mut Writer<'_>) -> bool;
+    /// Does it, and keeps the answer.
+    fn run(&mut self, rows: &mut Writer<'_>) -> Ran;
     /// What became of the transaction: with an error, the answer is that.
     fn end(&mut self, committed: Result<()>);
+}
+
+/// How a job went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ran {
+    Well,
+    /// It answered with an error.
+    Refused,
+    /// It panicked. Only its owner is to die of it.
+    Panicked,
 }
 
 /// A closure and its answer.
@@ -30,13 +42,19 @@ pub(super) struct Call<T, F> {
     operation: &'static str,
     shares: bool,
     f: F,
-    answer: Option<Result<T>>,
+    answer: Answer<T>,
     ended: bool,
+}
+
+enum Answer<T> {
+    None,
+    Given(Result<T>),
+    Panic(Box<dyn Any + Send>),
 }
 
 impl<T, F> Call<T, F> {
     pub(super) fn alone(operation: &'static str, f: F) -> Self {
-        Call { operation, shares: false, f, answer: None, ended: false }
+        Call { operation, shares: false, f, answer: Answer::None, ended: false }
     }
 
     pub(super) fn with_others(operation: &'static str, f: F) -> Self {
@@ -45,10 +63,10 @@ impl<T, F> Call<T, F> {
 
     pub(super) fn into_answer(self) -> Result<T> {
         match self.answer {
-            Some(answer) if self.ended => answer,
+            Answer::Given(answer) if self.ended => answer,
+            Answer::Panic(payload) => resume_unwind(payload),
             _ => {
-                let cause =
-                    "the thread that wrote for several has panicked, and nothing was changed: try again";
+                let cause = "the thread that wrote for several has ended, and nothing was changed: try again";
                 Err(Error::new(ErrorKind::Unavailable, self.operation, "", cause))
             }
         }
@@ -64,15 +82,22 @@ impl<T: Send, F: FnMut(&mut Writer<'_>) -> Result<T> + Send> Job for Call<T, F> 
         self.operation
     }
 
-    fn run(&mut self, rows: &mut Writer<'_>) -> bool {
-        let answer = self.answer.insert((self.f)(rows));
-        answer.is_ok()
+    fn run(&mut self, rows: &mut Writer<'_>) -> Ran {
+        let f = &mut self.f;
+        // Whatever it left behind in the rows goes with the transaction.
+        let (answer, ran) = match catch_unwind(AssertUnwindSafe(|| f(rows))) {
+            Ok(Ok(answer)) => (Answer::Given(Ok(answer)), Ran::Well),
+            Ok(Err(error)) => (Answer::Given(Err(error)), Ran::Refused),
+            Err(payload) => (Answer::Panic(payload), Ran::Panicked),
+        };
+        self.answer = answer;
+        ran
     }
 
     fn end(&mut self, committed: Result<()>) {
         self.ended = true;
-        if let Err(error) = committed {
-            self.answer = Some(Err(error));
+        if let (Err(error), Answer::Given(answer)) = (committed, &mut self.answer) {
+            *answer = Err(error);
         }
     }
 }
@@ -87,12 +112,15 @@ impl Lendable for Jobs {
 pub(super) struct Waiting {
     pub(super) job: Lent<Jobs>,
     shares: bool,
-    seat: Arc<Seat>,
+    // Behind the job: that is given back first, so its owner wakes once.
+    seat: Occupied,
 }
 
-impl Drop for Waiting {
+struct Occupied(Arc<Seat>);
+
+impl Drop for Occupied {
     fn drop(&mut self) {
-        self.seat.tell(News::Done);
+        self.0.tell(News::Done);
     }
 }
 
@@ -158,7 +186,7 @@ impl Turns {
         let shares = job.shares();
         lend::<Jobs, ()>(job, move |job| {
             let seat = Arc::new(Seat::default());
-            queue.waiting.push_back(Waiting { job, shares, seat: Arc::clone(&seat) });
+            queue.waiting.push_back(Waiting { job, shares, seat: Occupied(Arc::clone(&seat)) });
             drop(queue);
             if seat.wait() == News::Done {
                 return;
@@ -192,7 +220,7 @@ impl Drop for Lead<'_> {
     fn drop(&mut self) {
         let mut queue = self.0.0.lock();
         match queue.waiting.front() {
-            Some(next) => next.seat.tell(News::Lead),
+            Some(next) => next.seat.0.tell(News::Lead),
             None => queue.led = false,
         }
     }

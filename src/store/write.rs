@@ -6,7 +6,7 @@
 
 use super::environment::{Inside, MAP_TRIES, Opened, Store, failed, open_or_closed};
 use super::reader::{Reader, Txn};
-use super::turns::{Call, Job, Waiting};
+use super::turns::{Call, Job, Ran, Waiting};
 use super::writer::{Purpose, Writer};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -44,7 +44,7 @@ enum Together {
 impl Store {
     /// Changes the store: all that `f` does, or nothing if it fails. `operation` stands in every error of its rows.
     ///
-    /// `f` sees only what is on the disk. It runs again from the begin if the map had no room; what it does besides rows must
+    /// `f` sees only what is on the disk, and writes to no other store. It runs again from the begin if the map had no room; what it does besides rows must
     /// bear that. It may run in the thread of another caller, while this one waits. Others who write wait meanwhile, in all
     /// processes.
     ///
@@ -141,13 +141,13 @@ impl Store {
             Err(error) => return Err(failed(operation, "", error)),
         };
         let mut writer = Writer::new(Reader::new(Txn::Write(txn), &opened.tables, operation));
-        let succeeded = job.run(&mut writer);
+        let ran = job.run(&mut writer);
         // Whatever the closure made of it: rows are missing.
         let purpose = writer.purpose();
         if writer.is_full() {
             return Ok(Attempt::Full(map_bytes, purpose));
         }
-        if !succeeded {
+        if ran != Ran::Well {
             return Ok(Attempt::Done);
         }
         writer.sync_what_comes_first()?;
@@ -185,25 +185,29 @@ impl Store {
         let Ok(txn) = opened.env.begin_rw_txn() else { return Together::Impossible };
         let mut writer = Writer::new(Reader::new(Txn::Write(txn), &opened.tables, "write"));
         for waiting in &mut *jobs {
-            let succeeded = waiting.job.with(|job| {
+            let ran = waiting.job.with(|job| {
                 writer.begin_part(job.operation());
                 job.run(&mut writer)
             });
-            if writer.is_full() || (!succeeded && writer.part_has_changed()) {
+            let is_spoilt = ran == Ran::Panicked || (ran == Ran::Refused && writer.part_has_changed());
+            if writer.is_full() || is_spoilt {
                 return Together::Impossible;
             }
         }
         if writer.sync_what_comes_first().is_err() {
             return Together::Impossible;
         }
-        let finished = match crate::fail::point("db.commit_together") {
+        let committed = match crate::fail::point("db.commit_together") {
             Ok(()) => writer.finish(),
-            Err(_) => Err(lmdb::Error::Other(libc::EIO)),
+            Err(error) => {
+                drop(writer);
+                let full = error.kind() == ErrorKind::NoSpace;
+                Err(lmdb::Error::Other(if full { libc::ENOSPC } else { libc::EIO }))
+            }
         };
-        let committed = match finished {
-            Err(lmdb::Error::MapFull) => return Together::Impossible,
-            committed => committed,
-        };
+        if committed.is_err_and(|error| opened.had_no_room(error)) {
+            return Together::Impossible;
+        }
         for waiting in jobs {
             waiting.job.with(|job| {
                 job.end(committed.map_err(|error| opened.not_committed(job.operation(), error)));

@@ -341,8 +341,13 @@ impl<'t> Writer<'t> {
             let synced = File::open(dir).and_then(|dir| dir.sync_all());
             synced.map_err(|e| {
                 let error = Error::io(self.operation(), dir.display().to_string(), e);
-                // That a directory is missing is no answer to who asks for a snapshot.
-                if error.kind() == ErrorKind::NotFound { error.as_kind(ErrorKind::Io) } else { error }
+                match error.kind() {
+                    // What a directory is or can is no answer to who asks for a snapshot.
+                    ErrorKind::NotFound | ErrorKind::AlreadyExists | ErrorKind::Unsupported => {
+                        error.as_kind(ErrorKind::Io)
+                    }
+                    _ => error,
+                }
             })
         })
     }

@@ -206,6 +206,8 @@ impl Store {
     pub fn create(&self, id: u64, kind: SnapshotKind, parent: Option<u64>) -> PathBuf {
         let mut staged = self.try_stage(id, kind, parent).expect("stage");
         self.backend.publish(&mut staged, SnapshotId(id)).expect("publish");
+        let names = self.backend.names_first().expect("it is to be durable");
+        fs::File::open(names).and_then(|dir| dir.sync_all()).expect("sync");
         assert_eq!(staged.path, self.layout.snapshot(SnapshotId(id)));
         staged.path
     }

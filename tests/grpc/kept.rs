@@ -5,6 +5,8 @@ use crate::support::{Daemon, commit, layer, mounts, prepare, remove, stat, view,
 use plywood::backend::BackendName;
 use plywood::grpc::server::ServeSettings;
 use plywood::grpc::service::HandOut;
+use plywood::store::{Commit, Rebase, Store, StoreSettings};
+use plywood::types::{Labels, Realm, Timestamp, Usage};
 use plywood_fuse::sys::mount::mounted_at;
 use plywood_fuse::testing::TempDir;
 use std::fs;
@@ -155,5 +157,48 @@ fn many_callers_at_once_get_one_mount() {
         }
         assert_eq!(daemon.snapshotter.mounted_at("b").unwrap().len(), 1);
         client.remove(remove("b")).await.unwrap();
+    });
+}
+
+#[test]
+fn a_mount_of_what_is_committed_ends_with_the_next_daemon() {
+    if !plywood_fuse::testing::suite::may_mount() {
+        return;
+    }
+    let dir = TempDir::new();
+    let first = Daemon::below(dir.path(), BackendName::Fuse, settings(HandOut::Bind));
+    let made = wait_for(async {
+        let mut client = first.client().await;
+        layer(&mut client, "base", "").await;
+        client.prepare(prepare("b", "base")).await.unwrap().into_inner().mounts
+    });
+    let point = PathBuf::from(&made[0].source);
+    let pid = server_of(&first, "b");
+    drop(first);
+    // What a commit writes, and then it dies.
+    let store = Store::open(&dir.path().join("store/db"), &StoreSettings::default()).unwrap();
+    let committed = store.write("commit", |rows| {
+        let realm = Realm::containerd();
+        let (key, name, labels) = ("b", "top", &Labels::new());
+        let (usage, flags, parent, expected) = (Usage::default(), 0, None, None);
+        let (rebase, now) = (Rebase::Allowed, Timestamp::now());
+        rows.commit(&Commit { realm: &realm, key, name, labels, usage, flags, parent, rebase, expected, now })
+    });
+    committed.unwrap();
+    store.close().unwrap();
+    assert!(point.exists() && Path::new(&format!("/proc/{pid}")).exists(), "it serves what is committed");
+    let second = Daemon::below(dir.path(), BackendName::Fuse, settings(HandOut::Bind));
+    second.snapshotter.drop_unused_points().unwrap();
+    assert!(!point.exists());
+    assert_eq!(second.snapshotter.mounted_at("top").unwrap(), Vec::new());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while Path::new(&format!("/proc/{pid}")).exists() {
+        assert!(Instant::now() < deadline, "its server lives on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    wait_for(async {
+        let mut client = second.client().await;
+        client.remove(remove("top")).await.unwrap();
+        client.remove(remove("base")).await.unwrap();
     });
 }

@@ -123,6 +123,11 @@ fn a_deletion_that_goes_on_does_not_keep_the_daemon_and_the_next_one_does_it() {
         client.prepare(prepare("k", "")).await.unwrap();
         client.remove(remove("k")).await.unwrap();
     });
+    let patience = Instant::now() + Duration::from_secs(60);
+    while removed_trees() == 0 {
+        assert!(Instant::now() < patience, "nobody deletes it");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let asked = Instant::now();
     terminate(&daemon, rustix::process::Signal::TERM);
     assert!(daemon.wait().unwrap().success());

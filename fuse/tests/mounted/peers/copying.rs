@@ -172,7 +172,7 @@ mod anyone {
         }
         let whole = copy.join().unwrap();
         let is_clone = whole < Duration::from_millis(50);
-        assert!(is_clone || asked > 2, "nobody was served while {whole:?} were spent on the copy");
+        assert!(is_clone || asked > 1, "nobody was served while {whole:?} were spent on the copy");
     }
 
     #[test]
