@@ -7,7 +7,8 @@ use crate::inode::node::Node;
 use crate::overlay::Overlay;
 use crate::overlay::attr::Privileges;
 use crate::sys::copy::Sync;
-use fuser::{Errno, INodeNo, Notifier, ReplyData, ReplyEmpty, ReplyWrite};
+use crate::types::SetAttr;
+use fuser::{Errno, INodeNo, Notifier, ReplyData, ReplyEmpty, ReplyWrite, Request};
 use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 
@@ -27,15 +28,39 @@ fn take_privileges(
     overlay: &Overlay,
     notifier: &OnceLock<Notifier>,
     node: &Arc<Node>,
-    privileges: Privileges,
+    (privileges, caller): (Privileges, Caller),
 ) -> Result<()> {
     if privileges == Privileges::Kill
-        && overlay.take_privileges(node)?
+        && overlay.take_privileges(node, |gid| caller.is_member(gid))?
         && let Some(notifier) = notifier.get()
     {
         let _ = notifier.inval_inode(INodeNo(node.ino.0), -1, 0);
     }
     Ok(())
+}
+
+/// Who sent a request, as far as groups are concerned.
+#[derive(Clone, Copy)]
+pub(super) struct Caller {
+    gid: u32,
+    pid: u32,
+}
+
+impl Caller {
+    pub(super) fn of(request: &Request) -> Caller {
+        Caller { gid: request.gid(), pid: request.pid() }
+    }
+
+    fn is_member(self, gid: u32) -> bool {
+        self.gid == gid || groups_of(self.pid).contains(&gid)
+    }
+}
+
+/// The supplementary groups of a process; none if it cannot be asked.
+fn groups_of(pid: u32) -> Vec<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    groups.unwrap_or_default().split_whitespace().filter_map(|gid| gid.parse().ok()).collect()
 }
 
 impl OverlayFs {
@@ -69,7 +94,7 @@ impl OverlayFs {
         ino: INodeNo,
         offset: u64,
         data: &[u8],
-        privileges: Privileges,
+        writer: (Privileges, Caller),
         reply: ReplyWrite,
     ) {
         let node = match self.node(ino) {
@@ -80,12 +105,12 @@ impl OverlayFs {
             let (overlay, data) = (Arc::clone(&self.overlay), data.to_vec());
             let notifier = Arc::clone(&self.notifier);
             return self.pool.run(move || {
-                let written = take_privileges(&overlay, &notifier, &node, privileges)
+                let written = take_privileges(&overlay, &notifier, &node, writer)
                     .and_then(|()| overlay.write(&node, offset, &data, Privileges::Keep));
                 reply::written(reply, written);
             });
         }
-        let written = take_privileges(&self.overlay, &self.notifier, &node, privileges)
+        let written = take_privileges(&self.overlay, &self.notifier, &node, writer)
             .and_then(|()| self.overlay.write(&node, offset, data, Privileges::Keep));
         reply::written(reply, written);
     }
@@ -96,7 +121,7 @@ impl OverlayFs {
         (from, offset_in): (INodeNo, u64),
         (to, offset_out): (INodeNo, u64),
         length: usize,
-        privileges: Privileges,
+        writer: (Privileges, Caller),
         reply: ReplyWrite,
     ) {
         let nodes = self.node(from).and_then(|from| Ok((from, self.node(to)?)));
@@ -106,11 +131,54 @@ impl OverlayFs {
         };
         let (overlay, notifier) = (Arc::clone(&self.overlay), Arc::clone(&self.notifier));
         self.pool.run(move || {
-            let copied = take_privileges(&overlay, &notifier, &to, privileges).and_then(|()| {
+            let copied = take_privileges(&overlay, &notifier, &to, writer).and_then(|()| {
                 overlay.copy_range(&from, offset_in, &to, offset_out, length, Privileges::Keep)
             });
             reply::written(reply, copied);
         });
+    }
+
+    /// Room for a file, or holes in it.
+    pub(super) fn allocate_data(
+        &self,
+        node: &Arc<Node>,
+        mode: i32,
+        (offset, length): (u64, u64),
+        writer: (Privileges, Caller),
+        reply: ReplyEmpty,
+    ) {
+        let (overlay, notifier) = (Arc::clone(&self.overlay), Arc::clone(&self.notifier));
+        let work = {
+            let node = Arc::clone(node);
+            move || {
+                let done = take_privileges(&overlay, &notifier, &node, writer)
+                    .and_then(|()| overlay.allocate(&node, mode, offset, length, Privileges::Keep));
+                reply::empty(reply, done);
+            }
+        };
+        self.maybe_long(node, work);
+    }
+
+    /// Whether a new access list takes the setgid bit of a file, as a new mode would: its owner is not in its group.
+    ///
+    /// The kernel decides that for modes, and tells it of lists only in a form of the request that fuser does not read.
+    pub(super) fn loses_setgid(&self, request: &Request, node: &Arc<Node>) -> Result<bool> {
+        if request.uid() == 0 {
+            return Ok(false);
+        }
+        let attr = self.overlay.attributes(node)?;
+        Ok(attr.perm & libc::S_ISGID != 0 && !Caller::of(request).is_member(attr.gid))
+    }
+
+    /// Takes the setgid bit from a file or a directory.
+    pub(super) fn take_setgid(&self, node: &Arc<Node>) -> Result<()> {
+        let perm = self.overlay.attributes(node)?.perm & !libc::S_ISGID;
+        let change = SetAttr { perm: Some(perm), ..SetAttr::default() };
+        self.overlay.set_attributes(node, &change, Privileges::Keep)?;
+        if let Some(notifier) = self.notifier.get() {
+            let _ = notifier.inval_inode(INodeNo(node.ino.0), -1, 0);
+        }
+        Ok(())
     }
 
     /// Brings a file to the disk.

@@ -2,6 +2,7 @@
 //! the form of answers in `reply`.
 
 use super::counters::{Request as Kind_, Requests};
+use super::data::Caller;
 use super::pool::Pool;
 use super::session::SessionSettings;
 use super::{convert, reply};
@@ -27,6 +28,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
+
+/// The attribute that is the access list of a file.
+const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
 
 /// The largest write the kernel is asked to send; its default limit is 256 pages.
 const MAX_WRITE_BYTES: u32 = 1 << 20;
@@ -337,7 +341,7 @@ impl Filesystem for OverlayFs {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -350,7 +354,7 @@ impl Filesystem for OverlayFs {
         self.serve(Kind_::Write, || {
             let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
             let privileges = if kill { Privileges::Kill } else { Privileges::Keep };
-            self.write_data(ino, offset, data, privileges, reply);
+            self.write_data(ino, offset, data, (privileges, Caller::of(req)), reply);
         });
     }
 
@@ -436,7 +440,7 @@ impl Filesystem for OverlayFs {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -449,7 +453,11 @@ impl Filesystem for OverlayFs {
                 return reply.error(Errno::ENOSYS);
             }
             let mode = convert::set_mode(flags);
-            let done = self.node(ino).and_then(|n| self.overlay.set_xattr(&n, name.as_bytes(), value, mode));
+            let done = self.node(ino).and_then(|node| {
+                let loses_setgid = name.as_bytes() == ACCESS_LIST && self.loses_setgid(req, &node)?;
+                self.overlay.set_xattr(&node, name.as_bytes(), value, mode)?;
+                if loses_setgid { self.take_setgid(&node) } else { Ok(()) }
+            });
             reply::empty(reply, done);
         });
     }
@@ -561,13 +569,8 @@ impl Filesystem for OverlayFs {
                 Ok(node) => node,
                 Err(e) => return reply.error(convert::errno(&e)),
             };
-            let privileges = Self::privileges_of(req);
-            let overlay = Arc::clone(&self.overlay);
-            let work = {
-                let node = Arc::clone(&node);
-                move || reply::empty(reply, overlay.allocate(&node, mode, offset, length, privileges))
-            };
-            self.maybe_long(&node, work);
+            let writer = (Self::privileges_of(req), Caller::of(req));
+            self.allocate_data(&node, mode, (offset, length), writer, reply);
         });
     }
 
@@ -605,7 +608,7 @@ impl Filesystem for OverlayFs {
             // The count of the answer has 32 bits.
             let length = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
             let (from, to) = ((ino_in, offset_in), (ino_out, offset_out));
-            self.copy_data(from, to, length, Self::privileges_of(req), reply);
+            self.copy_data(from, to, length, (Self::privileges_of(req), Caller::of(req)), reply);
         });
     }
 }

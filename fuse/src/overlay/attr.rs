@@ -297,17 +297,28 @@ impl Overlay {
         sys::stat::truncate(std::os::fd::AsFd::as_fd(&*fd), size)
     }
 
-    /// Takes setuid and setgid bits from a file that is about to be written; true if there were any.
+    /// Takes setuid and setgid bits from a file that is about to be written; true if there were any. A setgid bit that
+    /// nobody can run with stays where the writer `is_member` of the group.
     ///
     /// # Errors
     /// As those of a write.
-    pub fn take_privileges(&self, node: &Arc<Node>) -> Result<bool> {
+    ///
+    /// # Source
+    /// `setattr_should_drop_sgid` of Linux.
+    pub fn take_privileges(&self, node: &Arc<Node>, is_member: impl FnOnce(u32) -> bool) -> Result<bool> {
         let perm = self.stat(node)?.mode & 0o7777;
-        if node.kind != Kind::File || without_privileges(perm) == perm {
+        if node.kind != Kind::File {
+            return Ok(false);
+        }
+        let mut left = without_privileges(perm);
+        if left & libc::S_ISGID != 0 && !is_member(self.attributes(node)?.gid) {
+            left &= !libc::S_ISGID;
+        }
+        if left == perm {
             return Ok(false);
         }
         self.copy_up(node, Want::Data)?;
-        self.kill_privileges(node, Privileges::Kill)?;
+        self.set_owner_and_mode(node, &SetAttr { perm: Some(left), ..SetAttr::default() })?;
         Ok(true)
     }
 

@@ -302,6 +302,76 @@ os.execv(path, ['id', '-u'])
     }
 
     #[test]
+    fn whoever_makes_room_in_a_setuid_program_takes_its_bits() {
+        needs_mount!();
+        needs!(is_real_root(), "only root has programs that others may write");
+        needs!(has_program("python3"), "python3 is needed to be somebody else");
+        let stage = Stage::new();
+        for layer in ["low", "up"] {
+            for (name, mode) in [("of-others", "6777"), ("of-nobody", "6666"), ("of-root", "6777")] {
+                let file = stage.file(&format!("{layer}/{name}-{layer}"), "x".repeat(200_000));
+                sh(&format!("chmod {mode} {}", file.display()));
+            }
+        }
+        let mount = stage.mount();
+        // Within the file, so nothing else makes the kernel ask again.
+        let script = "import os, sys
+if 'root' not in sys.argv[1]:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+before = os.stat(sys.argv[1]).st_mode & 0o7777
+fd = os.open(sys.argv[1], os.O_RDWR)
+os.posix_fallocate(fd, 0, 100000)
+print(oct(before), oct(os.stat(sys.argv[1]).st_mode & 0o7777))
+";
+        for layer in ["low", "up"] {
+            for (name, expected) in [
+                ("of-others", "0o6777 0o777\n"),
+                ("of-nobody", "0o6666 0o666\n"),
+                ("of-root", "0o6777 0o6777\n"),
+            ] {
+                let mut python = std::process::Command::new("python3");
+                let path = mount.path(format!("{name}-{layer}"));
+                let output = python.args(["-c", script]).arg(path).output().unwrap();
+                let failed = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{name} {layer}: {failed}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_access_list_takes_the_setgid_bit_of_who_is_not_in_the_group() {
+        needs_mount!();
+        needs!(is_real_root(), "only root gives files away");
+        needs!(has_program("python3") && has_program("setfacl"), "python3 and setfacl are needed");
+        let stage = Stage::new();
+        for name in ["low/file", "up/dir/x"] {
+            stage.file(name, "");
+        }
+        let mount = stage.mount();
+        let script = "import os, subprocess, sys
+path, gid, groups = sys.argv[1], int(sys.argv[2]), [int(g) for g in sys.argv[3:]]
+os.chown(path, 65534, 100)
+os.chmod(path, 0o2755)
+def become():
+    os.setgroups(groups); os.setgid(gid); os.setuid(65534)
+subprocess.run(['setfacl', '-m', 'u::rwx,g::rwx,o::rwx', path], preexec_fn=become, check=True)
+print(oct(os.stat(path).st_mode & 0o7777))
+";
+        for name in ["file", "dir"] {
+            for (groups, expected) in [
+                (&["100"][..], "0o2777\n"),
+                (&["65534", "7", "100"][..], "0o2777\n"),
+                (&["65534", "7"][..], "0o777\n"),
+            ] {
+                let mut python = std::process::Command::new("python3");
+                let output = python.args(["-c", script]).arg(mount.path(name)).args(groups).output().unwrap();
+                let failed = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{name} {groups:?}: {failed}");
+            }
+        }
+    }
+
+    #[test]
     fn a_handle_of_a_file_opens_it_again() {
         needs_mount!();
         needs!(is_real_root(), "only root opens by handle");
