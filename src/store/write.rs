@@ -1,8 +1,8 @@
 //! Write transactions: begun, run, committed, and begun again where the map had no room.
 //!
-//! Several closures may share a transaction ([`super::turns`]), if they say so. They do so only as long as all goes well: if the map has too
-//! little room for all of them, or one fails after it has changed something, the transaction is void and each runs again in
-//! one of its own.
+//! Several closures may share a transaction ([`super::turns`]), if they say so. They do so only as long as all goes
+//! well: if the map has too little room for all of them, or one fails after it has changed something, the transaction is
+//! void and each runs again in one of its own.
 
 use super::environment::{Inside, MAP_TRIES, Opened, Store, failed, open_or_closed};
 use super::reader::{Reader, Txn};
@@ -44,9 +44,9 @@ enum Together {
 impl Store {
     /// Changes the store: all that `f` does, or nothing if it fails. `operation` stands in every error of its rows.
     ///
-    /// `f` sees only what is on the disk, and writes to no other store. It runs again from the begin if the map had no room; what it does besides rows must
-    /// bear that. It may run in the thread of another caller, while this one waits. Others who write wait meanwhile, in all
-    /// processes.
+    /// `f` sees only what is on the disk, and writes to no other store. It runs again from the begin if the map had no room;
+    /// what it does besides rows must bear that. It may run in the thread of another caller, while this one waits. Others
+    /// who write wait meanwhile, in all processes.
     ///
     /// # Errors
     /// `Unavailable` once it is closed; `NoSpace` if the map may not grow further or the disk is full;
