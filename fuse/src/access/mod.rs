@@ -19,6 +19,7 @@ mod xattr;
 
 pub use acl::Acl;
 pub use setattr::{Through, kill_privileges_on_write, may_set_attr, perm_after_acl};
+pub(crate) use xattr::ACL_ACCESS;
 pub use xattr::{lists_xattr, may_get_xattr, may_remove_xattr, may_set_xattr};
 
 use crate::error::{Error, Result};

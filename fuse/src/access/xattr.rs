@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::types::{Attr, Identity, Kind};
 
 /// The attribute that holds a file's access list.
-const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
+pub(crate) const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 /// The attribute that holds a directory's default list.
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 

@@ -6,6 +6,7 @@ use super::data::Caller;
 use super::pool::Pool;
 use super::session::SessionSettings;
 use super::{convert, reply};
+use crate::access::ACL_ACCESS;
 use crate::error::{Error, Result};
 use crate::inode::node::Node;
 use crate::options::{OpenProtocol, XattrMode};
@@ -28,9 +29,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
-
-/// The attribute that is the access list of a file.
-const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
 
 /// The largest write the kernel is asked to send; its default limit is 256 pages.
 const MAX_WRITE_BYTES: u32 = 1 << 20;
@@ -454,7 +452,7 @@ impl Filesystem for OverlayFs {
             }
             let mode = convert::set_mode(flags);
             let done = self.node(ino).and_then(|node| {
-                let loses_setgid = name.as_bytes() == ACCESS_LIST && self.loses_setgid(req, &node)?;
+                let loses_setgid = name.as_bytes() == ACL_ACCESS && self.loses_setgid(req, &node)?;
                 self.overlay.set_xattr(&node, name.as_bytes(), value, mode)?;
                 if loses_setgid { self.take_setgid(&node) } else { Ok(()) }
             });
